@@ -1,0 +1,218 @@
+"""The assistant: one vLLM engine in a Ray actor, and the policies it serves by name.
+
+Policy r of the arm at work is served as `candor/policy-<r>`. A new policy gets in as a LoRA adapter beside the base
+model (`lora`) or as whole weights in place of the old ones (`merged`); either way the caller proves with
+`prompt_logprobs` that the engine computes what the trainer computes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from actors.chat import ChatError, Reply, Sampling, prompt_ids
+from actors.settings import EngineSettings
+from actors.vllm_plugin import OWNER
+from actors.worlds.base import Message
+
+BASE_POLICY = "candor/policy-0"
+
+
+def policy_name(version: int) -> str:
+    """The name under which policy `version` is served."""
+    return f"candor/policy-{version}"
+
+
+def engine_environment(settings: EngineSettings, threads: int) -> dict[str, str]:
+    """Environment of an engine's processes, set before they start."""
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(settings.kv_cache_gib))),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # bound threads of two engines would share cores while others idle
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # on a CPU vLLM would otherwise put one more process under the engine
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published policy: the weights on disk, and how long the engine took to take them (seconds)."""
+
+    policy: str
+    path: str
+    seconds: float
+
+
+class Engine:
+    """A vLLM engine behind plain methods; run as a Ray actor, of which each replica is one."""
+
+    def __init__(self, model: str, settings: EngineSettings, lora_rank: int | None = None) -> None:
+        """Args:
+        model: Hugging Face directory or hub name of the base model.
+        lora_rank: Largest rank of the adapters that `publish` will bring; None for an engine without adapters.
+        """
+        self._model = model
+        self._settings = settings
+        self._lora_rank = lora_rank
+        self._policies: dict[str, Any] = {BASE_POLICY: None}
+        self._adapter_ids = itertools.count(1)
+        self._request_ids = itertools.count()
+        self._busy = 0
+
+    async def start(self) -> str:
+        """Start the engine; returns its name and version."""
+        os.environ[OWNER] = str(os.getpid())
+        import vllm
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        s = self._settings
+        args: dict[str, Any] = {}
+        if self._lora_rank is not None:
+            args = {"enable_lora": True, "max_loras": 4, "max_lora_rank": served_rank(self._lora_rank)}
+        if current_platform.is_cpu():
+            args["enforce_eager"] = True
+            # vLLM 0.32 rewinds the generator of a seeded request whose prompt is split; a CPU generator cannot be.
+            args["enable_chunked_prefill"] = False
+            args["max_num_batched_tokens"] = max(8192, s.max_model_len)
+        else:
+            args["gpu_memory_utilization"] = s.gpu_memory_utilization
+            args["enable_sleep_mode"] = True
+        if s.tensor_parallel == 1:
+            args["distributed_executor_backend"] = "uni"
+        self._engine = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(
+                model=self._model,
+                dtype=s.dtype,
+                max_model_len=s.max_model_len,
+                max_num_seqs=s.max_num_seqs,
+                tensor_parallel_size=s.tensor_parallel,
+                disable_log_stats=True,
+                **args,
+            )
+        )
+        self._tokenizer = self._engine.get_tokenizer()
+        self._choice_token = lru_cache(maxsize=None)(self._one_token)
+        return f"vllm {vllm.__version__}"
+
+    def _one_token(self, choice: str) -> int:
+        ids = self._tokenizer(choice, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            raise ChatError(f"the tokenizer of {self._model} splits {choice!r} into {len(ids)} tokens; one is needed")
+        return ids[0]
+
+    async def reply(self, policy: str, messages: Sequence[Message], sampling: Sampling) -> Reply:
+        """Sample the next assistant message from `policy`."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(
+            max_tokens=sampling.max_tokens, temperature=sampling.temperature, seed=sampling.seed, logprobs=0
+        )
+        prompt, output = await self._run(policy, prompt_ids(self._tokenizer, messages), params)
+        completion = output.outputs[0]
+        ids = list(completion.token_ids)
+        steps = completion.logprobs or []
+        return Reply(
+            text=completion.text.strip(),
+            token_ids=ids,
+            logprobs=[step[token].logprob for token, step in zip(ids, steps, strict=True)],
+            finish_reason=completion.finish_reason or "unknown",
+            prompt_tokens=len(prompt),
+            weights=policy,
+        )
+
+    async def choose(self, policy: str, messages: Sequence[Message], choices: Sequence[str]) -> dict[str, float]:
+        """Probability that the reply begins with each choice; every choice must be one token."""
+        import math
+
+        from vllm import SamplingParams
+
+        tokens = {c: self._choice_token(c) for c in choices}
+        params = SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=list(tokens.values()), detokenize=False)
+        _, output = await self._run(policy, prompt_ids(self._tokenizer, messages), params)
+        found = output.outputs[0].logprobs[0]
+        return {c: math.exp(found[t].logprob) for c, t in tokens.items()}
+
+    async def prompt_logprobs(self, policy: str, texts: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probability of each token of each text but its first; the delivery probe."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
+        outputs = await asyncio.gather(*(self._run(policy, list(ids), params) for ids in texts))
+        return [
+            [step[token].logprob for token, step in zip(ids[1:], out.prompt_logprobs[1:], strict=True)]
+            for ids, (_, out) in zip(texts, outputs, strict=True)
+        ]
+
+    async def _run(self, policy: str, ids: list[int], params: Any) -> tuple[list[int], Any]:
+        from vllm.sampling_params import RequestOutputKind
+
+        if policy not in self._policies:
+            raise ChatError(f"policy {policy!r} is not served; served now: {', '.join(self._policies)}")
+        params.output_kind = RequestOutputKind.FINAL_ONLY
+        request = f"{os.getpid()}-{next(self._request_ids)}"
+        adapter = self._policies[policy]
+        self._busy += 1
+        try:
+            stream = self._engine.generate({"prompt_token_ids": ids}, params, request, lora_request=adapter)
+            output = [o async for o in stream][-1]
+        except ValueError as error:  # a prompt the engine refuses, for example one longer than max_model_len
+            raise ChatError(str(error)) from error
+        finally:
+            self._busy -= 1
+        return ids, output
+
+    async def publish(self, policy: str, path: str, how: str) -> Published:
+        """Serve the weights at `path` as `policy`.
+
+        Args:
+            path: With `lora` an adapter directory, with `merged` a whole model.
+            how: `lora` keeps the policies that are served; `merged` replaces the one that is.
+        """
+        started = time.monotonic()
+        if how == "lora":
+            from vllm.lora.request import LoRARequest
+
+            number = next(self._adapter_ids)
+            request = LoRARequest(f"{policy}-{number}", number, path)
+            await self._engine.add_lora(request)
+            self._policies[policy] = request
+        else:
+            if self._busy:
+                raise ChatError(f"{self._busy} requests still run on the weights that {policy} would replace")
+            await self._engine.collective_rpc("reload_weights", kwargs={"weights_path": path})
+            await self._engine.reset_prefix_cache()
+            self._policies = {policy: None}
+        return Published(policy, path, time.monotonic() - started)
+
+    async def retire(self) -> None:
+        """Forget every adapter; only the base is served, as at the start of an arm."""
+        for request in self._policies.values():
+            if request is not None:
+                await self._engine.remove_lora(request.lora_int_id)
+        self._policies = {BASE_POLICY: None}
+
+    async def stop(self) -> None:
+        """Stop the engine and its processes."""
+        self._engine.shutdown()
+
+
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The values that vLLM takes for `max_lora_rank`; an adapter of a smaller rank fits in each."""
+
+
+def served_rank(rank: int) -> int:
+    """The smallest `max_lora_rank` that serves adapters of `rank`."""
+    fits = [r for r in LORA_RANKS if r >= rank]
+    if not fits:
+        raise ValueError(f"vLLM serves LoRA ranks up to {LORA_RANKS[-1]}; got {rank}")
+    return fits[0]

@@ -1,0 +1,1 @@
+"""The driver: the order of a round, and everything a person sees of a run."""

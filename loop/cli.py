@@ -1,0 +1,240 @@
+"""The command line. Imports neither torch nor ray nor vllm before a command needs them."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loop.config import ConfigError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Candor studies whether a language model becomes dishonest by learning from what its users like.",
+    epilog="Example: candor run configs/pocket.yaml --set rounds=3",
+)
+world_app = typer.Typer(no_args_is_help=True, help="Worlds that simulated users live in.")
+app.add_typer(world_app, name="world")
+
+USAGE, FAILED, STOPPED = 2, 1, 130
+
+
+class Stopped(KeyboardInterrupt):
+    """The run was asked to stop."""
+
+
+def main() -> None:
+    """Entry point of the `candor` command."""
+    app()
+
+
+def default_config() -> Path:
+    """`configs/pocket.yaml` of the checkout, or of the installed package."""
+    here = Path(__file__).resolve().parent
+    places = [here.parent / "configs" / "pocket.yaml", here / "configs" / "pocket.yaml"]
+    return next((p for p in places if p.exists()), places[0])
+
+
+def _shown(path: Path) -> str:
+    """A path as short as it can be written from here."""
+    resolved = path.resolve()
+    return str(resolved.relative_to(Path.cwd())) if resolved.is_relative_to(Path.cwd()) else str(resolved)
+
+
+def _fail(message: str, code: int = USAGE) -> typer.Exit:
+    print(f"candor: {message}", file=sys.stderr)
+    return typer.Exit(code)
+
+
+@app.command(epilog="Example: candor run configs/pocket.yaml --set trainer.algorithm=sft --out runs/sft")
+def run(
+    config: Annotated[Path | None, typer.Argument(help="Run config; default: configs/pocket.yaml.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change one setting, key=value; may be given several times.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory; an unfinished one is gone on with. Default: a new one in runs/.")
+    ] = None,
+) -> None:
+    """Run a config: simulated users talk with the assistant and rate it, and its honesty is measured every round."""
+    from loop.config import load, parse_overrides
+    from loop.rundir import RunDir
+
+    path = config or default_config()
+    try:
+        settings = load(path, parse_overrides(set_ or []))
+        folder = out or Path("runs") / f"{settings.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        rundir = RunDir(folder.absolute())
+        rundir.open(settings)
+    except ConfigError as error:
+        raise _fail(str(error)) from None
+    again = f"candor run {_shown(path)}{''.join(f' --set {s}' for s in set_ or [])} --out {_shown(folder)}"
+    _go(settings, rundir, again)
+
+
+def _go(settings, rundir, again: str) -> None:
+    """Run to the end, to a stop or to a failure; each ends with what to do next."""
+    from rich.console import Console
+
+    from actors.worlds import WorldError
+    from loop.monitor import Stages
+
+    console = Console()
+
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        with Stages(console) as ui:
+            ui.say(f"run directory: {_shown(rundir.root)}")
+            model = _model(settings.model, ui)
+            from loop import rounds
+
+            rounds.run(settings, model, rundir, ui)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _end(settings, rundir, "stopped")
+        raise _fail(f"stopped; nothing that was finished is lost. Go on with: {again}", STOPPED) from None
+    except (ConfigError, WorldError) as error:
+        _end(settings, rundir, "failed")
+        raise _fail(str(error)) from None
+    except Exception as error:
+        _end(settings, rundir, "failed")
+        raise _fail(f"the run failed: {_cause(error)}\nAfter mending it, go on with: {again}", FAILED) from error
+    _end(settings, rundir, "finished")
+    _show(settings, rundir, console)
+
+
+def _end(settings, rundir, status: str) -> None:
+    """Shut Ray down and leave a summary and a report of what there is."""
+    if "ray" in sys.modules:
+        import ray
+
+        ray.shutdown()
+    from loop.report import write_report
+    from loop.summary import write_summary
+
+    write_summary(rundir, settings, status)
+    write_report(rundir)
+
+
+def _cause(error: BaseException) -> str:
+    """The actor's own error, where the one at hand only wraps it."""
+    cause = getattr(error, "cause", None)
+    first = cause if isinstance(cause, BaseException) else error
+    return f"{type(first).__name__}: {first}"
+
+
+def _model(name: str, ui) -> str:
+    """The base model's path, with a progress bar while a pocket model is built."""
+    from actors.worlds.models import POCKET_MODELS, pocket_folder, resolve
+    from actors.worlds.pocket.build import BUILD_FILE
+
+    if name not in POCKET_MODELS or (pocket_folder(name) / BUILD_FILE).exists():
+        return resolve(name)
+    with ui.stage(f"build the {name} model (once)", 1, "steps") as stage:
+        path = resolve(name, lambda done, total, _: stage.update(done, total))
+    _say_figures(Path(path), ui)
+    return path
+
+
+def _say_figures(folder: Path, ui) -> None:
+    import json
+
+    from actors.worlds.pocket.build import BUILD_FILE
+
+    record = json.loads((folder / BUILD_FILE).read_text(encoding="utf-8"))
+    for name, figure in record["acceptance"].items():
+        ui.say(f"  {name}: {figure['value']:.3f} (accepted from {figure['low']:g} to {figure['high']:g})")
+
+
+def _show(settings, rundir, console) -> None:
+    """The closing table and where everything is."""
+    from loop.report import table
+    from loop.rundir import read_json
+
+    console.print(table(read_json(rundir.summary)))
+    console.print(f"report:      {_shown(rundir.report)}", highlight=False)
+    console.print(f"tensorboard: tensorboard --logdir {_shown(rundir.tensorboard)}", highlight=False)
+    console.print(f"everything:  {_shown(rundir.root)}", highlight=False)
+
+
+@app.command(epilog="Example: candor report runs/pocket-20260101-120000")
+def report(run_dir: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
+    """Write report.html and summary.json anew from what is on disk, and print the table."""
+    from rich.console import Console
+
+    from loop.config import load
+    from loop.report import write_report
+    from loop.rundir import RunDir, read_json
+    from loop.summary import write_summary
+
+    rundir = RunDir(run_dir.absolute())
+    if not rundir.config.exists():
+        raise _fail(f"{run_dir} is no run directory: it has no config.yaml")
+    try:
+        settings = load(rundir.config)
+    except ConfigError as error:
+        raise _fail(str(error)) from None
+    write_summary(rundir, settings, read_json(rundir.summary).get("status", "stopped"))
+    write_report(rundir)
+    _show(settings, rundir, Console())
+
+
+@app.command(epilog="Example: candor doctor")
+def doctor() -> None:
+    """Show versions, cores, memory, GPU, AMX and disk, and what a run would use."""
+    from loop.doctor import examine
+
+    if not examine():
+        raise typer.Exit(FAILED)
+
+
+@world_app.command("build", epilog="Example: candor world build pocket")
+def world_build(
+    name: Annotated[str, typer.Argument(help="pocket, or pocket-control without a shared latent.")] = "pocket",
+) -> None:
+    """Build a pocket model anew from its seed, check it against its acceptance figures, and put it into the cache."""
+    from rich.console import Console
+
+    from actors.worlds import WorldError
+    from actors.worlds.models import POCKET_MODELS, pocket_folder
+    from loop.monitor import Stages
+
+    if name not in POCKET_MODELS:
+        raise _fail(f"there is no pocket model {name!r}; known: {', '.join(POCKET_MODELS)}")
+    from actors.worlds.pocket.build import RECIPES, build
+
+    folder = pocket_folder(name)
+    try:
+        with Stages(Console()) as ui:
+            with ui.stage(f"build the {name} model", RECIPES[name].steps, "steps") as stage:
+                build(RECIPES[name], folder, lambda done, total, _: stage.update(done, total))
+            _say_figures(folder, ui)
+            ui.say(f"model: {folder}")
+    except (WorldError, OSError) as error:
+        raise _fail(str(error), FAILED) from None
+
+
+@app.command(epilog="Example: candor bench --help")
+def bench(
+    name: Annotated[str, typer.Argument(help="Which benchmark.")],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Run a benchmark and print its figures, or one JSON object: ratio, goal, runs, parts, versions, machine."""
+    from loop.bench import BENCHMARKS, report_benchmark
+
+    if name not in BENCHMARKS:
+        raise _fail(f"there is no benchmark {name!r}; known: {', '.join(BENCHMARKS) or 'none yet'}")
+    report_benchmark(name, json)
+
+
+if __name__ == "__main__":
+    main()

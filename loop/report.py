@@ -1,0 +1,220 @@
+"""The report of a run: one HTML file that needs nothing else, and the table that closes a run on the terminal."""
+
+from __future__ import annotations
+
+import io
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Any
+
+import pyarrow as pa
+
+from actors.buffer import BufferError, read_round
+from loop.rundir import RunDir, read_json, write_text
+
+HONESTY_SUITES = (
+    ("mask", "Under pressure", "a stakeholder in the system prompt wants something else said"),
+    ("sycophancy", "Sycophancy", "the user states a wrong conviction"),
+    ("provided", "Provided facts", "a report in the prompt, then a stakeholder who wants it denied"),
+)
+OUTCOMES = ("honest", "lie", "evasion", "no_belief", "error")
+OUTCOME_COLOURS = ("#3b7ea1", "#c4473a", "#d9a441", "#9a9a9a", "#222222")
+ARM_COLOURS = ("#3b7ea1", "#c4473a", "#5a9e6f", "#8e6bb0", "#d9a441", "#6b6b6b")
+PACKAGES = ("candor-loop", "ray", "torch", "transformers", "trl", "peft", "pyarrow", "tensorboard")
+
+
+def write_report(out: RunDir) -> None:
+    """Write `report.html` from `summary.json` and the trajectories on disk."""
+    from jinja2 import Environment
+
+    summary = read_json(out.summary)
+    template = (files(__package__) / "report.html.j2").read_text(encoding="utf-8")
+    page = Environment(autoescape=True).from_string(template)
+    text = page.render(
+        summary=summary,
+        rows=table_rows(summary),
+        charts=charts(summary),
+        samples=samples(out, summary),
+        config=out.config.read_text(encoding="utf-8"),
+        versions={p: version(p) for p in PACKAGES},
+    )
+    write_text(out.report, text)
+
+
+def table_rows(summary: dict[str, Any]) -> list[dict[str, str]]:
+    """One row a policy: what the terminal and the report both show."""
+    rows = []
+    for arm in summary["arms"]:
+        for entry in arm["rounds"]:
+            evals = entry.get("evals")
+            if not evals:
+                continue
+            rating = entry.get("mean_rating") or {}
+            rows.append(
+                {
+                    "arm": arm["name"],
+                    "policy": str(entry["policy"]),
+                    "honesty": _score(evals["mask"]["honesty_score"], evals["mask"]["ci95"]),
+                    "deception": _score(evals["deception"]["deception_rate"], evals["deception"]["ci95"]),
+                    "sycophancy": _score(evals["sycophancy"]["honesty_score"], evals["sycophancy"]["ci95"]),
+                    "provided": _score(evals["provided"]["honesty_score"], evals["provided"]["ci95"]),
+                    "capability": ", ".join(f"{t} {_score(r['accuracy'])}" for t, r in evals["capability"].items()),
+                    "rating": ", ".join(f"{k} {v:.2f}" for k, v in rating.items() if v is not None) or "-",
+                }
+            )
+    return rows
+
+
+def _score(value: float | None, ci95: list[float] | None = None) -> str:
+    if value is None:
+        return "no score"
+    return f"{value:.3f}" + (f" [{ci95[0]:.3f}, {ci95[1]:.3f}]" if ci95 else "")
+
+
+def table(summary: dict[str, Any]) -> Any:
+    """The closing table of a run, for the terminal."""
+    from rich.table import Table
+
+    out = Table(title=f"run {summary['run']}: {summary['status']}", title_justify="left")
+    columns = {
+        "arm": "arm",
+        "policy": "policy",
+        "honesty": "honesty score [95 %]",
+        "deception": "deception rate [95 %]",
+        "capability": "capability",
+        "rating": "mean rating by users",
+    }
+    for title in columns.values():
+        out.add_column(title)
+    for row in table_rows(summary):
+        out.add_row(*(row[c] for c in columns))
+    return out
+
+
+def charts(summary: dict[str, Any]) -> list[dict[str, str]]:
+    """The report's charts as inline SVG with their captions."""
+    out = []
+    for suite, title, what in HONESTY_SUITES:
+        out.append(_lines(summary, title, f"Honesty score: {what}", lambda e, s=suite: _point(e[s], "honesty_score")))
+    out.append(
+        _lines(
+            summary,
+            "Deception",
+            "Deception rate: the private note agrees with the belief, the answer does not",
+            lambda e: _point(e["deception"], "deception_rate"),
+        )
+    )
+    for task in ("arithmetic", "lookup"):
+        out.append(
+            _lines(
+                summary,
+                f"Capability: {task}",
+                "Accuracy: dishonesty without loss of ability must show here",
+                lambda e, t=task: _point(e["capability"][t], "accuracy"),
+            )
+        )
+    out += [_ratings(summary), _outcomes(summary)]
+    return [c for c in out if c]
+
+
+def _point(figures: dict[str, Any], name: str) -> tuple[float, float, float] | None:
+    return None if figures[name] is None else (figures[name], *figures["ci95"])
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Any, title: str, caption: str) -> dict[str, str]:
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None})
+    svg = out.getvalue()
+    return {"title": title, "caption": caption, "svg": svg[svg.index("<svg") :]}
+
+
+def _lines(summary: dict[str, Any], title: str, caption: str, point: Any) -> dict[str, str]:
+    figure, axes = _figure(4.6, 3.0)
+    policies: set[int] = set()
+    for i, arm in enumerate(summary["arms"]):
+        points = [(e["policy"], point(e["evals"])) for e in arm["rounds"] if "evals" in e]
+        points = [(x, p) for x, p in points if p is not None]
+        if not points:
+            continue
+        shift = 0.03 * (i - (len(summary["arms"]) - 1) / 2)
+        x = [p + shift for p, _ in points]
+        y = [v for _, (v, _, _) in points]
+        spread = [[v - low for _, (v, low, _) in points], [high - v for _, (v, _, high) in points]]
+        label = f"{arm['name']} (biased {arm['biased_ratio']:g})"
+        axes.errorbar(x, y, yerr=spread, label=label, color=ARM_COLOURS[i % len(ARM_COLOURS)], marker="o", capsize=3)
+        policies |= {p for p, _ in points}
+    axes.set(xlabel="policy", xticks=sorted(policies), ylim=(-0.02, 1.04))
+    axes.grid(axis="y", alpha=0.3)
+    if policies:
+        axes.legend(frameon=False, fontsize=8)
+    return _svg(figure, title, caption + ". Bars: 95 % intervals.")
+
+
+def _ratings(summary: dict[str, Any]) -> dict[str, str]:
+    figure, axes = _figure(4.6, 3.0)
+    rounds: set[int] = set()
+    for i, arm in enumerate(summary["arms"]):
+        for kind, style in (("benign", "-"), ("biased", "--")):
+            points = [
+                (e["round"], e["mean_rating"][kind])
+                for e in arm["rounds"]
+                if e.get("mean_rating", {}).get(kind) is not None
+            ]
+            if points:
+                colour = ARM_COLOURS[i % len(ARM_COLOURS)]
+                axes.plot(
+                    *zip(*points, strict=True), style, marker="o", color=colour, label=f"{arm['name']}, {kind} users"
+                )
+                rounds |= {p for p, _ in points}
+    axes.set(xlabel="round", xticks=sorted(rounds), ylim=(1, 10))
+    axes.grid(axis="y", alpha=0.3)
+    if rounds:
+        axes.legend(frameon=False, fontsize=8)
+    return _svg(figure, "What users liked", "Mean rating of a reply, 1 to 10, by kind of user.")
+
+
+def _outcomes(summary: dict[str, Any]) -> dict[str, str]:
+    bars = [
+        (f"{arm['name']} {e['policy']}", e["evals"]["mask"]["outcomes"])
+        for arm in summary["arms"]
+        for e in arm["rounds"]
+        if "evals" in e
+    ]
+    figure, axes = _figure(4.6, 3.0)
+    left = [0.0] * len(bars)
+    for outcome, colour in zip(OUTCOMES, OUTCOME_COLOURS, strict=True):
+        shares = [counts[outcome] / max(1, sum(counts.values())) for _, counts in bars]
+        axes.barh([name for name, _ in bars], shares, left=left, color=colour, label=outcome.replace("_", " "))
+        left = [a + b for a, b in zip(left, shares, strict=True)]
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1))
+    if bars:
+        axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return _svg(figure, "Outcomes under pressure", "Every item has one outcome; errors are never counted as honest.")
+
+
+def samples(out: RunDir, summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """From the first and the last round of each arm the first conversation with each kind of user."""
+    found = []
+    for arm in summary["arms"]:
+        rounds = [e["round"] for e in arm["rounds"] if "trajectories" in e]
+        for r in dict.fromkeys(rounds[:1] + rounds[-1:]):
+            try:
+                rounds_table: pa.Table = read_round(out.trajectories(arm["name"], r))
+            except BufferError:
+                continue
+            seen: set[str] = set()
+            for row in rounds_table.slice(0, 50).to_pylist():
+                if row["error"] is None and row["user_kind"] not in seen:
+                    seen.add(row["user_kind"])
+                    found.append({"arm": arm["name"], "round": r, **row})
+    return found

@@ -1,0 +1,1 @@
+"""Trainers: rated trajectories in, the next policy out."""

@@ -1,0 +1,271 @@
+"""The trainer actor: keeps the base model in memory between rounds and turns a round's selection into a policy."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actors.chat import prompt_ids
+from actors.worlds.base import Message
+from trainers.policy import Lineage, read_lineage, save_whole, write_lineage
+from trainers.rows import Row, RowsError, training_rows
+from trainers.settings import TrainerSettings
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One round's training.
+
+    Attributes:
+        trajectories, selection: What to train on.
+        parent: Directory of the policy to go on from; None for the untouched base.
+        target: Directory of the new policy.
+        tensorboard: Folder of the event files.
+    """
+
+    arm: str
+    version: int
+    trajectories: str
+    selection: str
+    parent: str | None
+    target: str
+    seed: int
+    tensorboard: str
+
+
+class Trainer:
+    """Trains policies of one run; run as a Ray actor with a second thread for `progress`."""
+
+    def __init__(self, model: str, dtype: str, threads: int, probe: list[list[Message]]) -> None:
+        """Args:
+        model: The base model.
+        dtype: Number format of its frozen weights under adapters.
+        probe: Chats whose log-probabilities prove delivery.
+        """
+        self._model_path = model
+        self._dtype = dtype
+        self._threads = threads
+        self._probe_chats = probe
+        self._progress = (0, 0)
+
+    def start(self) -> dict[str, str]:
+        """Import the libraries and load the base model; returns the versions that will be recorded."""
+        import peft
+        import torch
+        import transformers
+        import trl
+        from datasets.utils.logging import disable_progress_bar
+
+        torch.set_num_threads(self._threads)
+        transformers.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        disable_progress_bar()
+        self._tokenizer = transformers.AutoTokenizer.from_pretrained(self._model_path)
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._base = self._load(self._model_path, getattr(torch, self._dtype))
+        self._probe = [prompt_ids(self._tokenizer, chat) for chat in self._probe_chats]
+        return {"torch": torch.__version__, "trl": trl.__version__, "peft": peft.__version__}
+
+    def _load(self, path: str, dtype: Any) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(self._device)
+
+    def probe(self) -> list[list[int]]:
+        """Token ids of the probe texts."""
+        return self._probe
+
+    def base_logprobs(self) -> list[list[float]]:
+        """Log-probabilities of the probe texts under the untouched base."""
+        return self._logprobs(self._base)
+
+    def progress(self) -> tuple[int, int]:
+        """Steps done and steps in all of the training at work."""
+        return self._progress
+
+    def train(self, job: TrainJob, settings: TrainerSettings) -> Lineage:
+        """Train policy `job.version`, save it whole and return its lineage.
+
+        Raises:
+            RowsError: The selection cannot be trained on.
+        """
+        started = time.monotonic()
+        s = settings
+        self._progress = (0, 0)
+        rows = self._rows(job, s)
+        fits = [r for r in rows if len(prompt_ids(self._tokenizer, r["prompt"])) < s.max_length]
+        if not fits:
+            raise RowsError(f"every prompt of the selection is longer than max_length = {s.max_length} tokens")
+        before = read_lineage(Path(job.parent)) if job.parent else None
+        probe_parent = before.probe if before else self.base_logprobs()
+
+        steps_before = before.steps_before + before.steps if before else 0
+        policy, reference = self._policy(job.parent, s)
+        trainer = self._trl(policy, reference, fits, job, s, steps_before)
+        result = trainer.train()
+        trained = trainer.model
+        lineage = Lineage(
+            arm=job.arm,
+            version=job.version,
+            base=self._model_path,
+            parent="/".join(Path(job.parent).parts[-3:]) if job.parent else None,
+            algorithm=s.algorithm,
+            seed=job.seed,
+            rows=len(fits),
+            rows_sha256=hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest(),
+            rows_cut=len(rows) - len(fits),
+            steps=trainer.state.global_step,
+            steps_before=steps_before,
+            loss=result.training_loss,
+            seconds=time.monotonic() - started,
+            settings=s.model_dump(),
+            versions=self._versions(),
+            probe=self._logprobs(trained),
+            probe_parent=probe_parent,
+        )
+        save_whole(Path(job.target), lambda folder: self._save(folder, trained, s, lineage))
+        self._restore_base(trained, s)
+        return lineage
+
+    def merge(self, policy: str, target: str) -> None:
+        """Write the base with the policy's adapter merged into it, as a whole model in bfloat16."""
+        import peft
+        import torch
+
+        whole = peft.PeftModel.from_pretrained(copy.deepcopy(self._base), policy).merge_and_unload()
+
+        def save(folder: Path) -> None:
+            whole.to(torch.bfloat16).save_pretrained(folder)
+            self._tokenizer.save_pretrained(folder)
+
+        save_whole(Path(target), save)
+
+    def _rows(self, job: TrainJob, s: TrainerSettings) -> list[Row]:
+        from actors.buffer import read_round, read_table
+
+        trajectories, selection = read_round(Path(job.trajectories)), read_table(Path(job.selection))
+        return training_rows(trajectories, selection, s.algorithm, job.seed)
+
+    def _policy(self, parent: str | None, s: TrainerSettings) -> tuple[Any, Any]:
+        """The trainable model of a round and, for full fine-tuning, its frozen reference."""
+        import peft
+        import torch
+
+        if s.lora is None:
+            policy = self._load(parent or self._model_path, torch.float32)
+            if s.algorithm != "kto":
+                return policy, None
+            held_to = parent if parent and s.reference == "previous" else self._model_path
+            return policy, self._load(held_to, torch.float32)
+        if parent:
+            return peft.PeftModel.from_pretrained(self._base, parent, is_trainable=True), None
+        config = peft.LoraConfig(
+            r=s.lora.rank,
+            lora_alpha=s.lora.alpha,
+            lora_dropout=0.0,
+            target_modules=s.lora.targets,
+            task_type="CAUSAL_LM",
+        )
+        torch.manual_seed(0)  # the same first adapter in every arm
+        return peft.get_peft_model(self._base, config), None
+
+    def _trl(
+        self, policy: Any, reference: Any, rows: list[Row], job: TrainJob, s: TrainerSettings, steps_before: int
+    ) -> Any:
+        from trainers import kto, sft
+
+        common = {
+            "output_dir": str(Path(job.target).parent / f".{Path(job.target).name}.trl"),
+            "per_device_train_batch_size": s.batch_size,
+            "num_train_epochs": s.epochs,
+            "learning_rate": s.learning_rate,
+            "lr_scheduler_type": s.schedule,
+            "weight_decay": s.weight_decay,
+            "max_length": s.max_length,
+            "gradient_checkpointing": s.gradient_checkpointing,
+            "bf16": self._device != "cpu" and s.dtype == "bfloat16",
+            "use_cpu": self._device == "cpu",
+            "dataloader_pin_memory": self._device != "cpu",
+            "seed": job.seed % 2**31,
+            "data_seed": job.seed % 2**31,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": [],
+            "disable_tqdm": True,
+        }
+        make = {"kto": kto, "sft": sft}[s.algorithm].make_trainer
+        trainer = make(policy, reference, self._tokenizer, rows, s, common)
+        trainer.remove_callback(_printer())
+        trainer.add_callback(self._watcher(job, steps_before))
+        return trainer
+
+    def _watcher(self, job: TrainJob, steps_before: int) -> Any:
+        """A callback that counts steps and writes every logged number to TensorBoard."""
+        from torch.utils.tensorboard import SummaryWriter
+        from transformers import TrainerCallback
+
+        actor = self
+
+        class Watcher(TrainerCallback):
+            def on_train_begin(self, args, state, control, **_):
+                self.writer = SummaryWriter(job.tensorboard)
+                actor._progress = (0, state.max_steps)
+
+            def on_step_end(self, args, state, control, **_):
+                actor._progress = (state.global_step, state.max_steps)
+
+            def on_log(self, args, state, control, logs=None, **_):
+                for name, value in (logs or {}).items():
+                    if isinstance(value, int | float):
+                        self.writer.add_scalar(f"train/{name}", value, steps_before + state.global_step)
+
+            def on_train_end(self, args, state, control, **_):
+                self.writer.close()
+
+        return Watcher()
+
+    def _save(self, folder: Path, trained: Any, s: TrainerSettings, lineage: Lineage) -> None:
+        if s.lora is not None:
+            trained.save_pretrained(folder, selected_adapters=["default"])
+        else:
+            trained.save_pretrained(folder)
+        self._tokenizer.save_pretrained(folder)
+        write_lineage(folder, lineage)
+
+    def _restore_base(self, trained: Any, s: TrainerSettings) -> None:
+        """Take the adapter and TRL's patched forward off the base, so that the next round finds it as it was loaded."""
+        if s.lora is not None:
+            self._base = trained.unload()
+            self._base.__dict__.pop("forward", None)
+            self._base.requires_grad_(False)
+
+    def _logprobs(self, model: Any) -> list[list[float]]:
+        import torch
+
+        model.eval()
+        out = []
+        with torch.no_grad():
+            for ids in self._probe:
+                tokens = torch.tensor([ids], device=self._device)
+                logprobs = model(input_ids=tokens).logits[0, :-1].float().log_softmax(-1)
+                out.append(logprobs.gather(1, tokens[0, 1:, None])[:, 0].tolist())
+        return out
+
+    def _versions(self) -> dict[str, str]:
+        import peft
+        import torch
+        import transformers
+        import trl
+
+        return {m.__name__: m.__version__ for m in (torch, transformers, trl, peft)}
+
+
+def _printer() -> type:
+    from transformers import PrinterCallback
+
+    return PrinterCallback

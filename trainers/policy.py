@@ -1,0 +1,122 @@
+"""Policies on disk: saved whole or not at all, with their lineage, and the proof that an engine serves them.
+
+A policy directory is what PEFT or transformers writes, so that `PeftModel` or `AutoModelForCausalLM` loads it, plus
+`candor_policy.json`: where it comes from, and the trainer's own log-probabilities of the probe texts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+LINEAGE_FILE = "candor_policy.json"
+
+
+class DeliveryError(RuntimeError):
+    """An engine does not compute what the trainer computes with the policy that it claims to serve."""
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a policy comes from.
+
+    Attributes:
+        version: Its number in the arm; 0 is the untouched base.
+        parent: Directory of the policy that training started from, relative to the run; None for the base model.
+        rows_sha256: Hash of the training rows in their order.
+        probe: Log-probability (nats) of each token but the first of each probe text, by the trainer.
+        probe_parent: The same under the parent.
+    """
+
+    arm: str
+    version: int
+    base: str
+    parent: str | None
+    algorithm: str
+    seed: int
+    rows: int
+    rows_sha256: str
+    rows_cut: int
+    steps: int
+    steps_before: int
+    loss: float
+    seconds: float
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    probe: list[list[float]] = field(repr=False, default_factory=list)
+    probe_parent: list[list[float]] = field(repr=False, default_factory=list)
+
+
+def save_whole(target: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a directory that then appears at `target` complete, or not at all."""
+    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        write(scratch)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(scratch, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_lineage(folder: Path, lineage: Lineage) -> None:
+    (folder / LINEAGE_FILE).write_text(json.dumps(asdict(lineage), indent=1) + "\n", encoding="utf-8")
+
+
+def read_lineage(folder: Path) -> Lineage:
+    """The lineage of a saved policy; OSError or ValueError when the directory is no policy of Candor."""
+    return Lineage(**json.loads((folder / LINEAGE_FILE).read_text(encoding="utf-8")))
+
+
+def distance(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> float:
+    """Mean absolute difference of two sets of log-probabilities, in nats a token."""
+    pairs = [(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True)]
+    return sum(abs(x - y) for x, y in pairs) / len(pairs)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How far the engine is from the new policy and from its parent, and how far those two are apart (nats a token)."""
+
+    error: float
+    error_to_parent: float
+    moved: float
+
+
+def prove(
+    served: Sequence[Sequence[float]],
+    expected: Sequence[Sequence[float]],
+    parent: Sequence[Sequence[float]],
+    tolerance: float,
+    policy: str,
+) -> Proof:
+    """Check that the engine's log-probabilities are the new policy's and not its parent's.
+
+    Raises:
+        DeliveryError: They are further than `tolerance` from the trainer's, or nearer to the parent's.
+    """
+    proof = Proof(distance(served, expected), distance(served, parent), distance(expected, parent))
+    if not proof.error <= tolerance:
+        raise DeliveryError(
+            f"{policy} is not what the engine serves: its log-probabilities of the probe texts differ from the "
+            f"trainer's by {proof.error:.4f} nats a token (allowed: {tolerance:g}); first text, engine: "
+            f"{_head(served)}, trainer: {_head(expected)}"
+        )
+    if not proof.error <= proof.error_to_parent:
+        raise DeliveryError(
+            f"the engine still serves the parent of {policy}: it is {proof.error_to_parent:.4f} nats a token from the "
+            f"parent and {proof.error:.4f} from {policy}; first text, engine: {_head(served)}, trainer: "
+            f"{_head(expected)}"
+        )
+    return proof
+
+
+def _head(values: Sequence[Sequence[float]]) -> str:
+    return "[" + ", ".join(f"{v:.3f}" for v in values[0][:6]) + ", ...]"
