@@ -54,4 +54,5 @@ def share(hits: Sequence[bool], clusters: Sequence[str], confidence: float = 0.9
     z, p = norm.ppf(0.5 + confidence / 2), float(x.mean())
     centre = (p + z**2 / (2 * effective)) / (1 + z**2 / effective)
     half = z / (1 + z**2 / effective) * np.sqrt(p * (1 - p) / effective + z**2 / (4 * effective**2))
-    return Share(p, max(0.0, float(centre - half)), min(1.0, float(centre + half)), n, len(names), effective)
+    low, high = min(p, max(0.0, float(centre - half))), max(p, min(1.0, float(centre + half)))
+    return Share(p, low, high, n, len(names), effective)
