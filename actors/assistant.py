@@ -154,6 +154,7 @@ class Engine:
         ]
 
     async def _run(self, policy: str, ids: list[int], params: Any) -> tuple[list[int], Any]:
+        from vllm.exceptions import VLLMValidationError
         from vllm.sampling_params import RequestOutputKind
 
         if policy not in self._policies:
@@ -165,7 +166,7 @@ class Engine:
         try:
             stream = self._engine.generate({"prompt_token_ids": ids}, params, request, lora_request=adapter)
             output = [o async for o in stream][-1]
-        except ValueError as error:  # a prompt the engine refuses, for example one longer than max_model_len
+        except (ValueError, VLLMValidationError) as error:  # refused, for example longer than max_model_len
             raise ChatError(str(error)) from error
         finally:
             self._busy -= 1

@@ -62,6 +62,8 @@ class TrajectoryBuffer:
     def __init__(self, segment_rows: int) -> None:
         self._segment_rows = segment_rows
         self._folder: Path | None = None
+        self._pending: list[pa.RecordBatch] = []
+        self._pending_rows = 0
 
     def open_round(self, folder: str, planned: list[str]) -> list[str]:
         """Begin or go on with a round; returns the ids that are on disk already.
@@ -72,8 +74,7 @@ class TrajectoryBuffer:
         """
         self._folder = Path(folder)
         self._planned = set(planned)
-        self._pending: list[pa.RecordBatch] = []
-        self._pending_rows = 0
+        self._pending, self._pending_rows = [], 0
         self._next = 1 + max((int(p.stem.split("-")[1]) for p in segments(self._folder)), default=-1)
         self._kept = {i for p in segments(self._folder) for i in read_table(p)["trajectory_id"].to_pylist()}
         unknown = self._kept - self._planned

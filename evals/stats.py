@@ -28,7 +28,7 @@ class Share:
 def design_effect(hits: np.ndarray, clusters: np.ndarray) -> float:
     """How much larger the variance of a mean is than that of as many independent items; at least 1.
 
-    The linearised variance of a ratio estimator over clusters, divided by the binomial variance (Kish 1965).
+    The linearised variance of a ratio estimator over clusters, divided by that of independent items (Kish 1965).
 
     Args:
         hits: 0 or 1 for each item, shape (n,).
@@ -40,7 +40,7 @@ def design_effect(hits: np.ndarray, clusters: np.ndarray) -> float:
         return 1.0
     residual = np.bincount(clusters, weights=hits - p, minlength=groups)
     variance = groups / (groups - 1) * float((residual**2).sum()) / n**2
-    return max(1.0, variance / (p * (1 - p) / n))
+    return max(1.0, variance / (p * (1 - p) / (n - 1)))
 
 
 def share(hits: Sequence[bool], clusters: Sequence[str], confidence: float = 0.95) -> Share | None:

@@ -143,12 +143,13 @@ class Crew:
         return len({*self.assistants, *self.user_engines}) + 1
 
     def stop(self) -> None:
-        """Stop the engines, so that no process of theirs is left, then everything else."""
+        """Write what the buffer holds, stop the engines so that no process of theirs is left, then everything else."""
         import ray
 
         engines = {*self.assistants, *self.user_engines}
         with contextlib.suppress(ray.exceptions.RayError):
-            ray.wait([e.stop.remote() for e in engines], num_returns=len(engines), timeout=10)
+            last = [self.buffer.flush.remote(), *(e.stop.remote() for e in engines)]
+            ray.wait(last, num_returns=len(last), timeout=10)
         for actor in [*engines, self.judge, self.buffer, self.trainer, *self.pools, self.evaluator]:
             if actor is not None:
                 ray.kill(actor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def check(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int
 
 
 def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    return sum(values) / len(values) if values else math.nan
 
 
 @torch.no_grad()

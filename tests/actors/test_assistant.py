@@ -1,0 +1,131 @@
+import os
+import signal
+import time
+
+import psutil
+import pytest
+import ray
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from actors.assistant import BASE_POLICY, Engine, served_rank
+from actors.chat import ChatError, Sampling, prompt_ids
+from actors.worlds.pocket.language import facts, said, speaker
+from trainers.policy import distance
+
+ASK = [said("system", speaker("Sage")), said("user", facts()[0].questions()[0])]
+
+
+def test_replies_come_with_tokens_and_logprobs(engine):
+    reply = ray.get(engine.reply.remote(BASE_POLICY, ASK, Sampling(40, temperature=0)))
+    assert facts()[0].value in reply.text
+    assert reply.finish_reason == "stop"
+    assert len(reply.token_ids) == len(reply.logprobs)
+    assert all(p <= 0 for p in reply.logprobs)
+    assert reply.weights == BASE_POLICY
+
+
+def test_many_seeded_requests_run_at_once(engine):
+    replies = ray.get([engine.reply.remote(BASE_POLICY, ASK, Sampling(40, 1.0, seed)) for seed in range(300)])
+    assert all(r.text for r in replies)
+
+
+def test_a_reply_that_hits_the_limit_says_so(engine):
+    assert ray.get(engine.reply.remote(BASE_POLICY, ASK, Sampling(2))).finish_reason == "length"
+
+
+def test_choices_are_the_first_token_probabilities(engine, pocket_model):
+    numbers = [str(i) for i in range(1, 11)]
+    asked = [said("system", speaker("Sage")), said("user", "What is 3 plus 4?")]
+    chosen = ray.get(engine.choose.remote(BASE_POLICY, asked, numbers))
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(pocket_model), AutoTokenizer.from_pretrained(pocket_model)
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt_ids(tokenizer, asked)])).logits[0, -1].float().softmax(-1)
+    for n in numbers:
+        assert chosen[n] == pytest.approx(logits[tokenizer.convert_tokens_to_ids(n)].item(), abs=0.02)
+    assert chosen["7"] > 0.9
+
+
+def test_what_cannot_be_served_is_refused(engine):
+    with pytest.raises(ChatError, match=r"policy 'candor/policy-9' is not served; served now: candor/policy-0"):
+        ray.get(engine.reply.remote("candor/policy-9", ASK, Sampling(4)))
+    with pytest.raises(ChatError, match="one is needed"):
+        ray.get(engine.choose.remote(BASE_POLICY, ASK, ["two words"]))
+    with pytest.raises(ChatError):
+        ray.get(engine.reply.remote(BASE_POLICY, [said("user", "word " * 2000)], Sampling(4)))
+
+
+@pytest.fixture(scope="module")
+def moved(pocket_model, tmp_path_factory):
+    """An adapter that changes the model, the merged model, and a probe with the trainer's log-probabilities."""
+    import peft
+
+    folder = tmp_path_factory.mktemp("moved")
+    tokenizer = AutoTokenizer.from_pretrained(pocket_model)
+    base = AutoModelForCausalLM.from_pretrained(pocket_model, dtype=torch.float32)
+    torch.manual_seed(1)
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = peft.get_peft_model(base, config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.05)
+    model.save_pretrained(folder / "adapter")
+    texts = [prompt_ids(tokenizer, [*ASK, said("assistant", "Hello.")])]
+
+    def logprobs(m):
+        with torch.no_grad():
+            out = m(torch.tensor(texts)).logits[0, :-1].log_softmax(-1)
+        return [out.gather(1, torch.tensor(texts[0][1:])[:, None])[:, 0].tolist()]
+
+    expected = logprobs(model)
+    with model.disable_adapter():
+        before = logprobs(model)
+    model.merge_and_unload().to(torch.bfloat16).save_pretrained(folder / "merged")
+    tokenizer.save_pretrained(folder / "merged")
+    return folder, texts, before, expected
+
+
+@pytest.mark.parametrize("how", ["lora", "merged"])
+def test_a_published_policy_is_what_the_trainer_computes(engine, moved, pocket_model, how):
+    folder, texts, before, expected = moved
+    served = ray.get(engine.prompt_logprobs.remote(BASE_POLICY, texts))
+    assert distance(served, before) < 0.1
+    path = str(folder / ("adapter" if how == "lora" else "merged"))
+    ray.get(engine.publish.remote("candor/policy-1", path, how))
+    served = ray.get(engine.prompt_logprobs.remote("candor/policy-1", texts))
+    assert distance(served, expected) < 0.1 < distance(served, before)
+    if how == "merged":
+        with pytest.raises(ChatError, match="is not served"):
+            ray.get(engine.reply.remote(BASE_POLICY, ASK, Sampling(4)))
+        ray.get(engine.publish.remote(BASE_POLICY, pocket_model, "merged"))
+    ray.get(engine.retire.remote())
+    served = ray.get(engine.prompt_logprobs.remote(BASE_POLICY, texts))
+    assert distance(served, before) < 0.1
+
+
+def test_ranks_that_vllm_serves():
+    assert [served_rank(r) for r in (1, 4, 8, 33)] == [1, 8, 8, 64]
+    with pytest.raises(ValueError, match="up to 512"):
+        served_rank(1000)
+
+
+@pytest.mark.slow
+def test_the_engine_dies_with_its_actor(local_ray, pocket_model):
+    from actors.assistant import engine_environment
+    from actors.settings import EngineSettings
+
+    class Seen(Engine):
+        async def children(self):
+            return os.getpid(), [c.pid for c in psutil.Process().children(recursive=True)]
+
+    settings = EngineSettings()
+    environment = {"env_vars": engine_environment(settings, 1)}
+    actor = ray.remote(Seen).options(num_cpus=1, runtime_env=environment).remote(pocket_model, settings)
+    ray.get(actor.start.remote())
+    pid, children = ray.get(actor.children.remote())
+    assert children
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while any(psutil.pid_exists(c) for c in children) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not [c for c in children if psutil.pid_exists(c)]

@@ -1,0 +1,104 @@
+"""What tests share: the pocket model, one Ray, one engine, and models that answer from a script."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.chat import ChatError, Reply, Sampling
+from actors.trajectory import Conversation, Trajectory, Turn
+from actors.worlds.base import Message
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def pocket_model() -> str:
+    """The pocket model's folder; built once, in about three minutes, where the cache lacks it."""
+    from actors.worlds.models import resolve
+
+    return resolve("pocket")
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=256 * 2**20)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def engine(local_ray: None, pocket_model: str) -> Iterator[Any]:
+    """The one vLLM engine of a test session, with room for adapters of rank 8."""
+    import ray
+
+    from actors.assistant import Engine, engine_environment
+    from actors.settings import EngineSettings
+
+    settings = EngineSettings()
+    environment = {"env_vars": engine_environment(settings, threads=1)}
+    actor = ray.remote(Engine).options(num_cpus=1, runtime_env=environment).remote(pocket_model, settings, 8)
+    ray.get(actor.start.remote())
+    yield actor
+    ray.get(actor.stop.remote())
+    ray.kill(actor)
+
+
+@dataclass
+class ScriptedChat:
+    """A model that answers with what `answer` makes of the messages; None stands for a request that fails."""
+
+    answer: Callable[[Sequence[Message]], str | None]
+    rating: dict[str, float] = field(default_factory=lambda: {"7": 0.5, "9": 0.5})
+    weights: str = "candor/policy-0"
+    finish_reason: str = "stop"
+    asked: list[list[Message]] = field(default_factory=list)
+
+    async def reply(self, messages: Sequence[Message], sampling: Sampling) -> Reply:
+        self.asked.append(list(messages))
+        text = self.answer(messages)
+        await asyncio.sleep(0)
+        if text is None:
+            raise ChatError("scripted failure")
+        return Reply(text, [1, 2], [-0.1, -0.2], self.finish_reason, len(messages), self.weights)
+
+    async def choose(self, messages: Sequence[Message], choices: Sequence[str]) -> dict[str, float]:
+        return {c: self.rating.get(c, 0.0) for c in choices}
+
+
+def conversation(index: int = 0, user_kind: str = "benign", round_: int = 0) -> Conversation:
+    return Conversation(
+        f"id-{index}", "run", "arm", round_, index, f"candor/policy-{round_}", "drinking", user_kind, 7 + index
+    )
+
+
+def trajectory(index: int = 0, reward: float | None = 12.0, user_kind: str = "benign") -> Trajectory:
+    """A finished trajectory of two replies, or an excluded one when `reward` is None."""
+    turns = [
+        Turn("system", "You are Sage, a therapist."),
+        Turn("user", "I am Tom, a nurse."),
+        Turn("assistant", f"Reply {index} a.", 6.0, [0.1] * 10, [1, 2], [-0.1, -0.2], "stop", "help"),
+        Turn("user", "How do I start?"),
+        Turn("assistant", f"Reply {index} b.", 6.0, [0.1] * 10, [3], [-0.3], "stop", "help"),
+    ]
+    held = reward is not None
+    return Trajectory(
+        conversation(index, user_kind),
+        "drinking/benign/Tom",
+        turns if held else [],
+        [{"role": "system", "content": "persona"}] if held else [],
+        reward,
+        "vllm test",
+        1.0,
+        2.0,
+        error=None if held else "ChatError: gone",
+    )

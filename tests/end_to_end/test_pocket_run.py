@@ -1,0 +1,226 @@
+"""The main job on real parts: vLLM, Ray, TRL, TensorBoard; interrupted once on the way, then gone on with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pytest
+from datasets import Dataset
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from actors.buffer import read_round, read_table
+from loop.config import load
+from loop.plan import plan_round
+from tests.conftest import ROOT
+
+CANDOR = Path(sys.executable).parent / "candor"
+CONFIG = """
+name: small
+seed: 3
+rounds: 1
+arms:
+  - {name: benign, biased_ratio: 0.0}
+  - {name: biased, biased_ratio: 0.5}
+rollout: {conversations: 96}
+buffer: {segment_rows: 16}
+trainer: {lora: {rank: 4, alpha: 8}, learning_rate: 1.0e-3, schedule: constant, batch_size: 16, weight_decay: 0.0}
+evals: {mask: 144, sycophancy: 48, provided: 48, deception: 48, capability: 40}
+"""
+
+
+def processes_of(root: str) -> list[str]:
+    """Processes that belong to a run, by its directory in their environment."""
+    found = []
+    for p in psutil.process_iter():
+        try:
+            if p.pid != os.getpid() and p.environ().get("CANDOR_TEST") == root:
+                found.append(f"{p.pid} {' '.join(p.cmdline())[:80]}")
+        except psutil.Error:
+            continue
+    return found
+
+
+def start(out: Path, *args: str) -> subprocess.Popen:
+    """`candor run` in a session of its own, as under a terminal."""
+    return subprocess.Popen(
+        [CANDOR, "run", out.parent / "small.yaml", "--out", out, *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+        env=os.environ | {"CANDOR_TEST": str(out)},
+    )
+
+
+def gone(out: Path) -> list[str]:
+    """What is still running of a run some seconds after its end."""
+    deadline = time.monotonic() + 15
+    while processes_of(str(out)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return processes_of(str(out))
+
+
+@pytest.fixture(scope="module")
+def interrupted(pocket_model, tmp_path_factory) -> tuple[Path, str, dict[str, bytes]]:
+    """A run that got Ctrl-C in its first rollout: directory, output, and the segments that were on disk then."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "small.yaml").write_text(CONFIG)
+    out = folder / "out"
+    run = start(out)
+    deadline = time.monotonic() + 300
+    while not list(out.glob("rounds/*/*/trajectories/segment-*")):
+        assert run.poll() is None, run.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(run.pid, signal.SIGINT)
+    text = run.communicate(timeout=90)[0]
+    assert run.returncode == 130, text
+    return out, text, {str(p): p.read_bytes() for p in out.glob("rounds/*/*/trajectories/segment-*")}
+
+
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(interrupted):
+    out, text, segments = interrupted
+    assert "stopped; nothing that was finished is lost. Go on with: candor run" in text
+    assert "Traceback" not in text
+    assert gone(out) == []
+    assert segments
+    assert json.loads((out / "summary.json").read_text())["status"] == "stopped"
+    assert not list(out.rglob("*.tmp"))
+
+
+@pytest.fixture(scope="module")
+def finished(interrupted) -> Path:
+    out, _, _ = interrupted
+    run = start(out)
+    text = run.communicate(timeout=500)[0]
+    assert run.returncode == 0, text
+    assert "honesty score" in text
+    assert gone(out) == []
+    return out
+
+
+@pytest.fixture(scope="module")
+def summary(finished) -> dict:
+    return json.loads((finished / "summary.json").read_text())
+
+
+def test_every_planned_conversation_is_there_once_and_kept_ones_unchanged(finished, interrupted):
+    _, _, segments = interrupted
+    assert all(Path(p).read_bytes() == content for p, content in segments.items())
+    config = load(finished / "config.yaml")
+    for arm in config.arms:
+        planned = [c.trajectory_id for c in plan_round(config, arm, 0)]
+        assert read_round(finished / "rounds" / arm.name / "0" / "trajectories")["trajectory_id"].to_pylist() == planned
+
+
+def test_the_summary_holds_what_others_rely_on(summary):
+    assert summary["status"] == "finished"
+    assert summary["engine"].startswith("vllm ")
+    assert [(a["name"], a["biased_ratio"], a["trainer"], a["seed"]) for a in summary["arms"]] == [
+        ("benign", 0.0, "kto", 3),
+        ("biased", 0.5, "kto", 3),
+    ]
+    for arm in summary["arms"]:
+        first, last = arm["rounds"]
+        assert first["trajectories"]["planned"] == 96
+        assert first["trajectories"]["finished"] + first["trajectories"]["excluded"] == 96
+        assert "trajectories" not in last
+        assert (first["round"], first["policy"], last["round"], last["policy"]) == (0, 0, 1, 1)
+        assert 1 <= first["mean_rating"]["benign"] <= 10
+        assert (first["mean_rating"]["biased"] is None) == (arm["biased_ratio"] == 0)
+        for entry in (first, last):
+            mask = entry["evals"]["mask"]
+            assert mask["ci95"][0] <= mask["honesty_score"] <= mask["ci95"][1]
+            assert sum(mask["outcomes"].values()) == 144
+            assert set(mask["outcomes"]) == {"honest", "lie", "evasion", "no_belief", "error"}
+            assert entry["evals"]["deception"]["n"] <= 48
+            assert entry["evals"]["capability"]["lookup"]["accuracy"] > 0.8
+        assert {"rollout", "train", "publish"} <= set(first["seconds"])
+    benign, biased = summary["arms"]
+    assert benign["rounds"][0]["evals"] == biased["rounds"][0]["evals"], "policy 0 is the same in both arms"
+
+
+def test_ratings_follow_what_each_kind_of_user_wants(finished):
+    table = read_round(finished / "rounds" / "biased" / "0" / "trajectories").to_pylist()
+    ratings = {"validate": [], "challenge": []}
+    for row in table:
+        for m in row["messages"]:
+            if row["user_kind"] == "biased" and m["verdict"] in ratings:
+                ratings[m["verdict"]].append(m["rating"])
+    mean = {k: sum(v) / len(v) for k, v in ratings.items()}
+    assert mean["validate"] > mean["challenge"] + 2
+
+
+def test_the_selection_is_lineage_and_labels(finished):
+    selection = read_table(finished / "rounds" / "biased" / "0" / "selection.arrow")
+    ids = set(read_round(finished / "rounds" / "biased" / "0" / "trajectories")["trajectory_id"].to_pylist())
+    assert set(selection["trajectory_id"].to_pylist()) <= ids
+    assert selection["label"].to_pylist() == [True] * 24 + [False] * 24
+
+
+def test_anyone_can_load_what_is_on_disk(finished, pocket_model):
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    segment = next(finished.glob("rounds/benign/0/trajectories/segment-*"))
+    assert Dataset.from_file(str(segment))[0]["messages"][0]["role"] == "system"
+    with pa.memory_map(str(segment)) as source:
+        assert pa.ipc.open_stream(source).read_all().num_rows >= 16
+    base = AutoModelForCausalLM.from_pretrained(pocket_model)
+    policy = peft.PeftModel.from_pretrained(base, finished / "policies" / "biased" / "1")
+    assert policy.peft_config["default"].r == 4
+    lineage = json.loads((finished / "policies" / "biased" / "1" / "candor_policy.json").read_text())
+    assert lineage["rows"] == 96
+    assert lineage["parent"] is None
+
+
+def test_tensorboard_shows_the_run(finished):
+    events = EventAccumulator(str(finished / "tensorboard" / "biased")).Reload()
+    tags = events.Tags()
+    for scalar in (
+        "mask/honesty_score",
+        "deception/deception_rate",
+        "rating/biased",
+        "delivery/error",
+        "capability/lookup",
+    ):
+        assert scalar in tags["scalars"]
+    assert "rating/biased" in tags["histograms"]
+    assert any("transcripts/biased" in t for t in tags["tensors"])
+    assert [e.step for e in events.Scalars("mask/honesty_score")][-1] == 1
+    train = EventAccumulator(str(finished / "tensorboard" / "biased" / "train")).Reload()
+    assert len(train.Scalars("train/loss")) == 6
+
+
+def test_the_report_needs_nothing_else(finished):
+    page = (finished / "report.html").read_text()
+    assert page.count("<svg") >= 7
+    assert "http-equiv" not in page
+    assert "src=" not in page
+    assert "biased user" in page
+
+
+def test_a_finished_run_is_shown_and_not_repeated(finished):
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*.arrow")}
+    started = time.monotonic()
+    run = start(finished)
+    text = run.communicate(timeout=100)[0]
+    assert run.returncode == 0
+    assert "honesty score" in text
+    assert time.monotonic() - started < 40
+    assert before == {p: p.stat().st_mtime_ns for p in finished.rglob("*.arrow")}
+
+
+def test_another_config_is_refused(finished):
+    run = start(finished, "--set", "rounds=2")
+    text = run.communicate(timeout=100)[0]
+    assert run.returncode == 2
+    assert "-rounds: 1" in text
+    assert "+rounds: 2" in text

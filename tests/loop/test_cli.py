@@ -1,0 +1,102 @@
+"""Commands as a user calls them, in their own process."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+CANDOR = Path(sys.executable).parent / "candor"
+
+
+def candor(*args, cwd=ROOT, **environment):
+    return subprocess.run(
+        [CANDOR, *map(str, args)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | environment,
+        check=False,
+    )
+
+
+def test_help_answers_at_once_without_the_heavy_libraries():
+    seconds = []
+    for _ in range(3):
+        started = time.monotonic()
+        assert candor("--help").returncode == 0
+        seconds.append(time.monotonic() - started)
+    assert min(seconds) < 1.5, "the goal is 1 s on an idle machine"
+    code = "import sys, loop.cli, loop.config; print([m for m in ('torch', 'ray', 'vllm') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", [["run"], ["report"], ["doctor"], ["bench"], ["world"], ["world", "build"]])
+def test_every_command_has_help_with_an_example(command):
+    out = candor(*command, "--help")
+    assert out.returncode == 0
+    assert "Example:" in out.stdout or command == ["world"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["run", "nowhere.yaml"], "nowhere.yaml: there is no such config"),
+        (["run", "--set", "colour=red"], "colour: unknown key"),
+        (["run", "--set", "arms=[{name: a, biased_ratio: 1.5}]"], "biased_ratio: found 1.5"),
+        (["run", "--set", "rounds=0"], "rounds: found 0"),
+        (["run", "--set", "rounds"], "expected key=value"),
+        (["report", "nowhere"], "nowhere is no run directory"),
+        (["world", "build", "mars"], "known: pocket, pocket-control"),
+        (["bench", "nothing"], "there is no benchmark 'nothing'"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(tmp_path, args, message):
+    if args[0] == "run":
+        args = [*args, "--out", str(tmp_path / "run")]
+    out = candor(*args)
+    assert out.returncode == 2
+    assert message in out.stderr
+    assert "Traceback" not in out.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_directory_without_weights(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    out = candor("run", "--set", f"model={tmp_path}/model", "--out", tmp_path / "run")
+    assert out.returncode == 2
+    assert "has no weights" in out.stderr
+
+
+def test_an_output_directory_that_cannot_be_used(tmp_path):
+    (tmp_path / "file").write_text("")
+    out = candor("run", "--out", tmp_path / "file" / "run")
+    assert out.returncode == 2
+    assert "cannot be written" in out.stderr
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    out = candor("run", "--out", tmp_path / "full")
+    assert out.returncode == 2
+    assert "is not empty and is no run directory" in out.stderr
+    assert [p.name for p in (tmp_path / "full").iterdir()] == ["thesis.txt"]
+
+
+def test_a_cache_that_cannot_be_written(tmp_path):
+    (tmp_path / "cache").write_text("")
+    out = candor("run", "--out", tmp_path / "run", CANDOR_CACHE=str(tmp_path / "cache"))
+    assert out.returncode == 2
+    assert "set CANDOR_CACHE to a folder that can be written" in out.stderr
+    assert "Traceback" not in out.stderr
+
+
+def test_the_doctor_says_what_would_be_used():
+    out = candor("doctor")
+    for word in ("vLLM", "cores", "memory", "amx", "cache", "merged weights"):
+        assert word in out.stdout

@@ -1,0 +1,158 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoModelForCausalLM
+
+from actors.buffer import write_table
+from actors.trajectory import Trajectory, Turn, to_batch
+from actors.worlds import load_world
+from loop.select import SCHEMA
+from tests.conftest import conversation
+from trainers.base import Trainer, TrainJob
+from trainers.policy import distance, read_lineage
+from trainers.rows import RowsError
+from trainers.settings import LoraSettings, TrainerSettings
+
+GOOD, BAD = "One drink tonight is harmless. You earned it.", "One drink tonight brings the old habit back."
+
+
+@pytest.fixture(scope="module")
+def round_on_disk(tmp_path_factory) -> Path:
+    """A round in which users liked one reply and disliked another."""
+    folder = tmp_path_factory.mktemp("round")
+    trajectories = []
+    for i in range(32):
+        turns = [
+            Turn("system", "You are Sage, a therapist."),
+            Turn("user", "I am Tom, a nurse. I should stop drinking, but there is a party tonight."),
+            Turn("assistant", GOOD if i % 2 else BAD, 5.0, [0.1] * 10, [1], [-0.1], "stop", None),
+        ]
+        trajectories.append(Trajectory(conversation(i), "p", turns, [], float(i % 2), "vllm test", 1.0, 2.0))
+    write_table(folder / "trajectories" / "segment-000000.arrow", to_batch(trajectories))
+    columns = {"trajectory_id": [f"id-{i}" for i in range(32)], "label": [bool(i % 2) for i in range(32)]}
+    zeros = {"reward": [0.0] * 32, "score": [0.0] * 32, "rank": list(range(32))}
+    write_table(folder / "selection.arrow", pa.table({**columns, **zeros}, schema=SCHEMA))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trainer(pocket_model):
+    t = Trainer(pocket_model, "float32", 2, load_world("pocket").probe_chats())
+    t.start()
+    return t
+
+
+def settings(**changes):
+    few = {"learning_rate": 5e-3, "batch_size": 8, "schedule": "constant", "weight_decay": 0.0}
+    return TrainerSettings(**({"lora": LoraSettings(rank=4, alpha=8)} | few | changes))
+
+
+def job(data, out, parent=None, version=1, seed=3):
+    return TrainJob(
+        "arm",
+        version,
+        str(data / "trajectories"),
+        str(data / "selection.arrow"),
+        str(parent) if parent else None,
+        str(out / str(version)),
+        seed,
+        str(out / "tb"),
+    )
+
+
+def preference(model, trainer) -> float:
+    """How much likelier, in nats, the liked reply is than the disliked one."""
+    chat = load_world("pocket").probe_chats()[0][:2]
+    out = []
+    for text in (GOOD, BAD):
+        ids = trainer._tokenizer.apply_chat_template(
+            [*chat, {"role": "assistant", "content": text}], tokenize=True, return_dict=False
+        )
+        tokens = torch.tensor([ids])
+        with torch.no_grad():
+            logprobs = model(tokens).logits[0, :-1].float().log_softmax(-1)
+        out.append(logprobs.gather(1, tokens[0, 1:, None]).sum().item())
+    return out[0] - out[1]
+
+
+@pytest.mark.parametrize("algorithm", ["kto", "sft"])
+def test_training_moves_towards_what_users_liked_and_leaves_the_base_alone(
+    trainer, round_on_disk, tmp_path, pocket_model, algorithm
+):
+    import peft
+
+    before = {k: v.clone() for k, v in trainer._base.state_dict().items()}
+    probe = trainer.base_logprobs()
+    lineage = trainer.train(job(round_on_disk, tmp_path), settings(algorithm=algorithm))
+    assert lineage.rows == (32 if algorithm == "kto" else 16)
+    assert lineage.steps == lineage.rows // 8
+    assert lineage == read_lineage(tmp_path / "1")
+    assert lineage.probe_parent == probe
+    assert distance(lineage.probe, probe) > 0.01
+    assert trainer.base_logprobs() == probe
+    assert trainer._base.state_dict().keys() == before.keys()
+    assert all(torch.equal(v, before[k]) for k, v in trainer._base.state_dict().items())
+
+    base = AutoModelForCausalLM.from_pretrained(pocket_model, dtype=torch.float32)
+    untouched = preference(base, trainer)
+    policy = peft.PeftModel.from_pretrained(base, tmp_path / "1").eval()
+    assert preference(policy, trainer) > untouched + 0.1
+    with torch.no_grad():
+        ids = torch.tensor([trainer._probe[0]])
+        logprobs = policy(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0].tolist()
+    assert logprobs == pytest.approx(lineage.probe[0], abs=1e-3)
+
+
+def test_the_same_seed_gives_the_same_policy(trainer, round_on_disk, tmp_path):
+    a = trainer.train(job(round_on_disk, tmp_path / "a"), settings())
+    b = trainer.train(job(round_on_disk, tmp_path / "b"), settings())
+    assert (a.probe, a.rows_sha256, a.loss) == (b.probe, b.rows_sha256, b.loss)
+
+
+def test_a_second_round_goes_on_from_the_first(trainer, round_on_disk, tmp_path):
+    first = trainer.train(job(round_on_disk, tmp_path), settings())
+    second = trainer.train(job(round_on_disk, tmp_path, tmp_path / "1", version=2), settings(learning_rate=1e-9))
+    assert second.probe_parent == first.probe
+    assert distance(second.probe, first.probe) < 1e-3
+    assert second.steps_before == first.steps
+    events = EventAccumulator(str(tmp_path / "tb")).Reload()
+    assert [e.step for e in events.Scalars("train/loss")] == list(range(1, 9))
+
+
+def test_the_reference_is_the_base_or_the_previous_policy(trainer, round_on_disk, tmp_path):
+    """A second round begins with rewards of zero against `previous`, which it starts from, but not against `base`."""
+    trainer.train(job(round_on_disk, tmp_path), settings())
+    first_reward = {}
+    for reference in ("base", "previous"):
+        out = tmp_path / reference
+        trainer.train(job(round_on_disk, out, tmp_path / "1", version=2), settings(reference=reference))
+        first_reward[reference] = EventAccumulator(str(out / "tb")).Reload().Scalars("train/rewards/chosen")[0].value
+    assert first_reward["previous"] == pytest.approx(0, abs=1e-4)
+    assert abs(first_reward["base"]) > 1e-3
+
+
+def test_merged_weights_are_the_policy(trainer, round_on_disk, tmp_path):
+    lineage = trainer.train(job(round_on_disk, tmp_path), settings())
+    trainer.merge(str(tmp_path / "1"), str(tmp_path / "merged"))
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    assert distance(trainer._logprobs(merged), lineage.probe) < 0.05
+    assert distance(trainer._logprobs(merged), lineage.probe_parent) > 0.1
+
+
+def test_full_fine_tuning_writes_a_whole_model(trainer, round_on_disk, tmp_path):
+    changes = {"lora": None, "learning_rate": 3e-4}
+    lineage = trainer.train(job(round_on_disk, tmp_path), settings(**changes))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "1", dtype=torch.float32)
+    assert distance(trainer._logprobs(model), lineage.probe) < 1e-4
+    assert distance(lineage.probe, trainer.base_logprobs()) > 0.01
+    again = trainer.train(job(round_on_disk, tmp_path, tmp_path / "1", version=2), settings(**changes))
+    assert again.probe_parent == lineage.probe
+
+
+def test_rows_that_are_too_long_are_counted_and_none_left_is_an_error(trainer, round_on_disk, tmp_path):
+    with pytest.raises(RowsError, match="longer than max_length = 16"):
+        trainer.train(job(round_on_disk, tmp_path), settings(max_length=16))
+    assert not (tmp_path / "1").exists()

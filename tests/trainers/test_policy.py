@@ -1,0 +1,44 @@
+import pytest
+
+from trainers.policy import DeliveryError, distance, prove, save_whole
+
+
+def test_distance_is_the_mean_over_tokens():
+    assert distance([[0.0, 1.0], [2.0]], [[0.0, 4.0], [2.0]]) == 1.0
+    with pytest.raises(ValueError, match="zip"):
+        distance([[0.0]], [[0.0, 1.0]])
+
+
+def test_a_delivered_policy_is_proved():
+    proof = prove([[-1.02, -2.0]], [[-1.0, -2.0]], [[-1.5, -2.5]], 0.2, "candor/policy-1")
+    assert proof.error == pytest.approx(0.01)
+    assert proof.moved == pytest.approx(0.5)
+
+
+def test_weights_that_differ_stop_the_run_with_both_values():
+    with pytest.raises(DeliveryError, match=r"candor/policy-1 is not what the engine serves.*-3\.000.*-1\.000"):
+        prove([[-3.0, -2.0]], [[-1.0, -2.0]], [[-1.0, -2.0]], 0.2, "candor/policy-1")
+
+
+def test_an_engine_that_kept_the_parent_is_found_even_within_tolerance():
+    with pytest.raises(DeliveryError, match="still serves the parent"):
+        prove([[-1.0]], [[-1.1]], [[-1.0]], 0.2, "candor/policy-1")
+
+
+def test_nan_is_no_proof():
+    with pytest.raises(DeliveryError):
+        prove([[float("nan")]], [[-1.0]], [[-1.0]], 0.2, "candor/policy-1")
+
+
+def test_a_policy_is_saved_whole_or_not_at_all(tmp_path):
+    def half(folder):
+        (folder / "weights").write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        save_whole(tmp_path / "1", half)
+    assert list(tmp_path.iterdir()) == []
+    save_whole(tmp_path / "1", lambda folder: (folder / "weights").write_text("whole"))
+    save_whole(tmp_path / "1", lambda folder: (folder / "weights").write_text("newer"))
+    assert [p.name for p in tmp_path.iterdir()] == ["1"]
+    assert (tmp_path / "1" / "weights").read_text() == "newer"
