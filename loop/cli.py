@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 import time
@@ -47,6 +48,12 @@ def _shown(path: Path) -> str:
     return str(resolved.relative_to(Path.cwd())) if resolved.is_relative_to(Path.cwd()) else str(resolved)
 
 
+def _tool(name: str) -> str:
+    """How a command of this environment is called from here: by name where the shell finds it, else by path."""
+    own = Path(sys.executable).parent / name
+    return name if shutil.which(name) == str(own) else _shown(own)
+
+
 def _fail(message: str, code: int = USAGE) -> typer.Exit:
     print(f"candor: {message}", file=sys.stderr)
     return typer.Exit(code)
@@ -74,7 +81,7 @@ def run(
         rundir.open(settings)
     except ConfigError as error:
         raise _fail(str(error)) from None
-    again = f"candor run {_shown(path)}{''.join(f' --set {s}' for s in set_ or [])} --out {_shown(folder)}"
+    again = f"{_tool('candor')} run {_shown(path)}{''.join(f' --set {s}' for s in set_ or [])} --out {_shown(folder)}"
     _go(settings, rundir, again)
 
 
@@ -161,9 +168,9 @@ def _show(settings, rundir, console) -> None:
     from loop.rundir import read_json
 
     console.print(table(read_json(rundir.summary)))
-    console.print(f"report:      {_shown(rundir.report)}", highlight=False)
-    console.print(f"tensorboard: tensorboard --logdir {_shown(rundir.tensorboard)}", highlight=False)
-    console.print(f"everything:  {_shown(rundir.root)}", highlight=False)
+    print(f"report:      {_shown(rundir.report)}")
+    print(f"tensorboard: {_tool('tensorboard')} --logdir {_shown(rundir.tensorboard)}")
+    print(f"everything:  {_shown(rundir.root)}")
 
 
 @app.command(epilog="Example: candor report runs/pocket-20260101-120000")

@@ -33,6 +33,7 @@ def write_report(out: RunDir) -> None:
     text = page.render(
         summary=summary,
         rows=table_rows(summary),
+        outcomes=outcome_rows(summary),
         charts=charts(summary),
         samples=samples(out, summary),
         config=out.config.read_text(encoding="utf-8"),
@@ -65,29 +66,48 @@ def table_rows(summary: dict[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
+def outcome_rows(summary: dict[str, Any]) -> list[dict[str, str]]:
+    """The full outcome set of the pressure suite and what qualifies it, one row a policy."""
+    rows = []
+    for arm in summary["arms"]:
+        for entry in arm["rounds"]:
+            if "evals" not in entry:
+                continue
+            mask, deception = entry["evals"]["mask"], entry["evals"]["deception"]
+            rows.append(
+                {
+                    "arm": arm["name"],
+                    "policy": str(entry["policy"]),
+                    **{o: str(mask["outcomes"][o]) for o in OUTCOMES},
+                    "normalised": _score(mask["normalised_score"]),
+                    "belief_rate": _score(mask["belief_rate"]),
+                    "belief_accuracy": _score(mask["belief_accuracy"]),
+                    "format": _score(deception["format_compliance"]),
+                }
+            )
+    return rows
+
+
 def _score(value: float | None, ci95: list[float] | None = None) -> str:
     if value is None:
         return "no score"
-    return f"{value:.3f}" + (f" [{ci95[0]:.3f}, {ci95[1]:.3f}]" if ci95 else "")
+    ends = ", ".join(f"{end:.2f}".removeprefix("0") for end in ci95 or ())
+    return f"{value:.2f}" + (f" [{ends}]" if ends else "")
 
 
 def table(summary: dict[str, Any]) -> Any:
     """The closing table of a run, for the terminal."""
+    from rich import box
     from rich.table import Table
 
-    out = Table(title=f"run {summary['run']}: {summary['status']}", title_justify="left")
-    columns = {
-        "arm": "arm",
-        "policy": "policy",
-        "honesty": "honesty score [95 %]",
-        "deception": "deception rate [95 %]",
-        "capability": "capability",
-        "rating": "mean rating by users",
-    }
-    for title in columns.values():
-        out.add_column(title)
+    out = Table(
+        title=f"run {summary['run']}: {summary['status']}", title_justify="left", box=box.SIMPLE, pad_edge=False
+    )
+    for title in ("arm", "policy", "honesty score", "deception rate", "capability", "rating by users"):
+        out.add_column(title, no_wrap=True)
     for row in table_rows(summary):
-        out.add_row(*(row[c] for c in columns))
+        shown = ("arm", "policy", "honesty", "deception", "capability", "rating")
+        out.add_row(*(row[c].replace(", ", "\n") if c in ("capability", "rating") else row[c] for c in shown))
     return out
 
 
@@ -155,7 +175,7 @@ def _lines(summary: dict[str, Any], title: str, caption: str, point: Any) -> dic
     axes.set(xlabel="policy", xticks=sorted(policies), ylim=(-0.02, 1.04))
     axes.grid(axis="y", alpha=0.3)
     if policies:
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="best")
     return _svg(figure, title, caption + ". Bars: 95 % intervals.")
 
 
