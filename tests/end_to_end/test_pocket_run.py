@@ -87,7 +87,8 @@ def interrupted(pocket_model, tmp_path_factory) -> tuple[Path, str, dict[str, by
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(interrupted):
     out, text, segments = interrupted
-    assert "stopped; nothing that was finished is lost. Go on with: candor run" in text
+    assert "stopped; nothing that was finished is lost. Go on with:" in text
+    assert f"candor run {out.parent}/small.yaml --out {out}" in text
     assert "Traceback" not in text
     assert gone(out) == []
     assert segments
