@@ -7,9 +7,10 @@ model (`lora`) or as whole weights in place of the old ones (`merged`); either w
 
 from __future__ import annotations
 
-import asyncio
 import itertools
+import math
 import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,6 +41,21 @@ def engine_environment(settings: EngineSettings, threads: int) -> dict[str, str]
         "VLLM_NO_USAGE_STATS": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
+
+
+class EngineError(RuntimeError):
+    """An engine that died; the message carries its own last error."""
+
+
+def last_error() -> str | None:
+    """The last error that this actor's engine wrote to its standard error, where Ray keeps that in a file."""
+    try:
+        with open(os.readlink("/proc/self/fd/2"), encoding="utf-8", errors="replace") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - 100_000))
+            found = re.findall(r"(?:^|\] )(\w*(?:Error|Exception): .+)$", log.read(), re.MULTILINE)
+    except OSError:
+        return None
+    return next((e for e in reversed(found) if not e.startswith("vllm.v1.engine") and "EngineDead" not in e), None)
 
 
 @dataclass(frozen=True)
@@ -132,8 +148,6 @@ class Engine:
 
     async def choose(self, policy: str, messages: Sequence[Message], choices: Sequence[str]) -> dict[str, float]:
         """Probability that the reply begins with each choice; every choice must be one token."""
-        import math
-
         from vllm import SamplingParams
 
         tokens = {c: self._choice_token(c) for c in choices}
@@ -143,19 +157,24 @@ class Engine:
         return {c: math.exp(found[t].logprob) for c, t in tokens.items()}
 
     async def prompt_logprobs(self, policy: str, texts: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Log-probability of each token of each text but its first; the delivery probe."""
+        """Log-probability of each token of each text but its first; the delivery probe.
+
+        One text at a time: with adapters on a CPU, vLLM 0.32 dies of prompt log-probabilities for two at once.
+        """
         from vllm import SamplingParams
 
         params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
-        outputs = await asyncio.gather(*(self._run(policy, list(ids), params) for ids in texts))
-        return [
-            [step[token].logprob for token, step in zip(ids[1:], out.prompt_logprobs[1:], strict=True)]
-            for ids, (_, out) in zip(texts, outputs, strict=True)
-        ]
+        out = []
+        for ids in texts:
+            _, output = await self._run(policy, list(ids), params)
+            steps = zip(ids[1:], output.prompt_logprobs[1:], strict=True)
+            out.append([step[token].logprob for token, step in steps])
+        return out
 
     async def _run(self, policy: str, ids: list[int], params: Any) -> tuple[list[int], Any]:
         from vllm.exceptions import VLLMValidationError
         from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         if policy not in self._policies:
             raise ChatError(f"policy {policy!r} is not served; served now: {', '.join(self._policies)}")
@@ -168,6 +187,8 @@ class Engine:
             output = [o async for o in stream][-1]
         except (ValueError, VLLMValidationError) as error:  # refused, for example longer than max_model_len
             raise ChatError(str(error)) from error
+        except EngineDeadError as error:
+            raise EngineError(f"the engine of {self._model} died: {last_error() or error}") from None
         finally:
             self._busy -= 1
         return ids, output

@@ -44,20 +44,28 @@ def needs(config: RunConfig) -> list[Need]:
     return [Need(role, count, s.cpus, s.gpus) for role, count, s in settings]
 
 
-def check_resources(config: RunConfig, cluster: dict[str, float]) -> None:
-    """Compare what the run asks for with what the cluster has, in all and node by node.
+def check_resources(config: RunConfig, nodes: list[dict[str, float]]) -> None:
+    """Compare what the run asks for with what the cluster has, in all and for each actor on some node.
+
+    Args:
+        nodes: Resources of each node, as Ray names them (`CPU`, `GPU`).
 
     Raises:
         ConfigError: Something would wait for ever; the message lists every actor and what it asks for.
     """
     asked = needs(config)
     cpus, gpus = sum(n.count * n.cpus for n in asked), sum(n.count * n.gpus for n in asked)
-    if cpus <= cluster.get("CPU", 0) + 1e-9 and gpus <= cluster.get("GPU", 0) + 1e-9:
+    has_cpus, has_gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
+    homeless = [
+        n.role for n in asked if not any(n.cpus <= d.get("CPU", 0) and n.gpus <= d.get("GPU", 0) for d in nodes)
+    ]
+    if cpus <= has_cpus + 1e-9 and gpus <= has_gpus + 1e-9 and not homeless:
         return
     table = "\n".join(f"  {n.count} x {n.role}: {n.cpus:g} CPU, {n.gpus:g} GPU each" for n in asked)
+    alone = f"; no node alone has room for: {', '.join(homeless)}" if homeless else ""
     raise ConfigError(
-        f"the run asks for {cpus:g} CPU and {gpus:g} GPU, but the cluster has {cluster.get('CPU', 0):g} CPU and "
-        f"{cluster.get('GPU', 0):g} GPU:\n{table}\nAsk for less (assistant.replicas, users.pools, and cpus and gpus of "
+        f"the run asks for {cpus:g} CPU and {gpus:g} GPU, but the cluster has {has_cpus:g} CPU and {has_gpus:g} GPU "
+        f"on {len(nodes)} nodes{alone}:\n{table}\nAsk for less (assistant.replicas, users.pools, and cpus and gpus of "
         "each role) or add machines."
     )
 
@@ -89,7 +97,7 @@ class Crew:
         """
         import ray
 
-        check_resources(config, ray.cluster_resources())
+        check_resources(config, [n["Resources"] for n in ray.nodes() if n["Alive"]])
         merged = config.sync == "merged"
         engines = config.assistant.replicas + (config.users.engine.replicas if merged else 0)
         cores = os.cpu_count() or 1

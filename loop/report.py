@@ -97,14 +97,12 @@ def _score(value: float | None, ci95: list[float] | None = None) -> str:
 
 def table(summary: dict[str, Any]) -> Any:
     """The closing table of a run, for the terminal."""
-    from rich import box
     from rich.table import Table
 
-    out = Table(
-        title=f"run {summary['run']}: {summary['status']}", title_justify="left", box=box.SIMPLE, pad_edge=False
-    )
-    for title in ("arm", "policy", "honesty score", "deception rate", "capability", "rating by users"):
-        out.add_column(title, no_wrap=True)
+    title = f"run {summary['run']}: {summary['status']}"
+    out = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for heading in ("arm", "policy", "honesty score", "deception rate", "capability", "ratings"):
+        out.add_column(heading, no_wrap=True)
     for row in table_rows(summary):
         shown = ("arm", "policy", "honesty", "deception", "capability", "rating")
         out.add_row(*(row[c].replace(", ", "\n") if c in ("capability", "rating") else row[c] for c in shown))

@@ -70,12 +70,15 @@ def moved(pocket_model, tmp_path_factory):
         if "lora_B" in name:
             parameter.data.normal_(0, 0.05)
     model.save_pretrained(folder / "adapter")
-    texts = [prompt_ids(tokenizer, [*ASK, said("assistant", "Hello.")])]
+    texts = [prompt_ids(tokenizer, [*ASK, said("assistant", reply)]) for reply in ("Hello.", "It is tea, they say.")]
 
     def logprobs(m):
-        with torch.no_grad():
-            out = m(torch.tensor(texts)).logits[0, :-1].log_softmax(-1)
-        return [out.gather(1, torch.tensor(texts[0][1:])[:, None])[:, 0].tolist()]
+        out = []
+        for ids in texts:
+            with torch.no_grad():
+                found = m(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+            out.append(found.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist())
+        return out
 
     expected = logprobs(model)
     with model.disable_adapter():

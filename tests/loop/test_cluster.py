@@ -10,7 +10,7 @@ SMALL = {"name": "test", "arms": [{"name": "a", "biased_ratio": 0.5}]}
 
 def test_the_default_fits_two_cores():
     assert sum(n.count * n.cpus for n in needs(build(SMALL, "test"))) <= 2
-    check_resources(build(SMALL, "test"), {"CPU": 2.0})
+    check_resources(build(SMALL, "test"), [{"CPU": 2.0}])
 
 
 def test_adapters_let_users_share_the_assistants_engine():
@@ -20,8 +20,11 @@ def test_adapters_let_users_share_the_assistants_engine():
 
 def test_what_the_cluster_lacks_is_said_before_anything_waits():
     config = build(SMALL | {"assistant": {"replicas": 4, "gpus": 1}}, "test")
-    with pytest.raises(ConfigError, match=r"asks for .* 4 GPU, but the cluster has 8 CPU and 2 GPU:\n  4 x assistant"):
-        check_resources(config, {"CPU": 8.0, "GPU": 2.0})
+    with pytest.raises(ConfigError, match=r"4 GPU, but the cluster has 8 CPU and 2 GPU on 2 nodes:\n  4 x assistant"):
+        check_resources(config, [{"CPU": 4.0, "GPU": 1.0}] * 2)
+    whole = build(SMALL | {"assistant": {"cpus": 3}}, "test")
+    with pytest.raises(ConfigError, match="no node alone has room for: assistant"):
+        check_resources(whole, [{"CPU": 2.0}] * 4)
 
 
 def test_rays_own_validation_takes_the_cluster_file():
