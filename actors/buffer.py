@@ -7,12 +7,12 @@ sees half of one. A trajectory whose id the round already has is refused.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 
+from actors.files import whole_file
 from actors.trajectory import SCHEMA
 
 
@@ -21,18 +21,9 @@ class BufferError(RuntimeError):
 
 
 def write_table(path: Path, table: pa.Table | pa.RecordBatch) -> None:
-    """Write an Arrow IPC stream so that `path` is complete or absent, whatever happens meanwhile."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(scratch, "wb") as file:
-            with pa.ipc.new_stream(file, table.schema) as writer:
-                writer.write(table)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    """Write an Arrow IPC stream so that `path` is complete or absent."""
+    with whole_file(path) as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write(table)
 
 
 def read_table(path: Path) -> pa.Table:

@@ -230,16 +230,16 @@ def world_build(
         raise _fail(str(error), FAILED) from None
 
 
-@app.command(epilog="Example: candor bench --help")
+@app.command(epilog="Example: candor bench adapter --json")
 def bench(
-    name: Annotated[str, typer.Argument(help="Which benchmark.")],
+    name: Annotated[str, typer.Argument(help="Which benchmark: adapter.")],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Run a benchmark and print its figures, or one JSON object: ratio, goal, runs, parts, versions, machine."""
     from loop.bench import BENCHMARKS, report_benchmark
 
     if name not in BENCHMARKS:
-        raise _fail(f"there is no benchmark {name!r}; known: {', '.join(BENCHMARKS) or 'none yet'}")
+        raise _fail(f"there is no benchmark {name!r}; known: {', '.join(BENCHMARKS)}")
     report_benchmark(name, json)
 
 

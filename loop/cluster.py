@@ -71,19 +71,32 @@ def check_resources(config: RunConfig, nodes: list[dict[str, float]]) -> None:
 
 
 def connect(config: RunConfig) -> None:
-    """Start Ray on this machine, or join the cluster that the config names."""
+    """Start Ray on this machine, or join the cluster that the config names.
+
+    Raises:
+        ConfigError: No cluster answers at the address.
+    """
+    import ray
+
+    if not config.cluster.address:
+        start_local_ray(config.name)
+        return
+    try:
+        ray.init(address=config.cluster.address, namespace=config.name, **_QUIET)
+    except ConnectionError as error:
+        raise ConfigError(f"cluster.address {config.cluster.address}: no Ray cluster answers ({error})") from None
+
+
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+
+
+def start_local_ray(namespace: str) -> None:
+    """A Ray of this process's own, on this machine and without a dashboard."""
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": config.name}
-    if config.cluster.address:
-        try:
-            ray.init(address=config.cluster.address, **quiet)
-        except ConnectionError as error:
-            raise ConfigError(f"cluster.address {config.cluster.address}: no Ray cluster answers ({error})") from None
-    else:
-        ray.init(include_dashboard=False, object_store_memory=256 * 2**20, **quiet)
+    ray.init(namespace=namespace, include_dashboard=False, object_store_memory=256 * 2**20, **_QUIET)
 
 
 class Crew:

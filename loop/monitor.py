@@ -12,6 +12,8 @@ import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+QUIET_SECONDS = 20
+"""Longest silence where the output is no terminal."""
 SAMPLES = 3
 """Transcripts of each kind of user that a round shows."""
 
@@ -19,18 +21,23 @@ SAMPLES = 3
 class Stage:
     """Progress of one stage; `update` takes the count so far."""
 
-    def __init__(self, progress: Progress, task: Any, unit: str) -> None:
-        self._progress = progress
-        self._task = task
+    def __init__(self, ui: Stages, name: str, total: float, unit: str) -> None:
+        self._ui = ui
+        self._task = ui.progress.add_task(name, total=total, rate="")
+        self._name = name
+        self._total = total
         self._unit = unit
-        self._started = time.monotonic()
+        self._started = self._said = time.monotonic()
         self.done = 0.0
 
     def update(self, done: float, total: float | None = None) -> None:
-        self.done = done
-        seconds = max(1e-9, time.monotonic() - self._started)
-        rate = f"{done / seconds:.1f} {self._unit}/s" if done else ""
-        self._progress.update(self._task, completed=done, total=total, rate=rate)
+        self.done, self._total = done, total or self._total
+        rate = self._rate()
+        self._ui.progress.update(self._task, completed=done, total=self._total, rate=rate)
+        if not self._ui.live and time.monotonic() - self._said > QUIET_SECONDS:
+            self._said = time.monotonic()
+            left = f", {(self._total - done) / done * self.seconds():.0f} s left" if done else ""
+            self._ui.say(f"  {self._name}: {done:g} of {self._total:g} {self._unit}{left}")
 
     def began(self, moment: float) -> None:
         """Count from an earlier `time.monotonic()`, for work that was under way before it was shown."""
@@ -39,13 +46,24 @@ class Stage:
     def seconds(self) -> float:
         return time.monotonic() - self._started
 
+    def end(self, well: bool) -> None:
+        """Take the stage's line away; leave a closing one when it ended well."""
+        self._ui.progress.remove_task(self._task)
+        if well:
+            rate = f", {self._rate()}" if self.done >= 10 else ""
+            self._ui.say(f"[green]✓[/] {self._name}: {self.done:g} {self._unit} in {self.seconds():.1f} s{rate}")
+
+    def _rate(self) -> str:
+        return f"{self.done / max(1e-9, self.seconds()):.1f} {self._unit}/s" if self.done else ""
+
 
 class Stages:
-    """One line a stage, with count, rate and time left; where the output is no terminal, one line when it ends."""
+    """One line a stage, with count, rate and time left; where the output is no terminal, a line now and then."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._progress = Progress(
+        self.live = console.is_terminal
+        self.progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -54,31 +72,29 @@ class Stages:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not self.live,
         )
 
     def __enter__(self) -> Stages:
-        self._progress.start()
+        self.progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self.progress.stop()
 
     def say(self, text: str) -> None:
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def stage(self, name: str, total: int, unit: str) -> Iterator[Stage]:
+    def stage(self, name: str, total: float, unit: str) -> Iterator[Stage]:
         """Show a stage while the block runs, and one line of it when it ends without an error."""
-        task = self._progress.add_task(name, total=total, rate="")
-        stage = Stage(self._progress, task, unit)
+        stage = Stage(self, name, total, unit)
+        well = False
         try:
             yield stage
-            seconds = stage.seconds()
-            rate = f", {stage.done / seconds:.1f} {unit}/s" if stage.done > 1 else ""
-            self.say(f"[green]✓[/] {name}: {stage.done:g} {unit} in {seconds:.1f} s{rate}")
+            well = True
         finally:
-            self._progress.remove_task(task)
+            stage.end(well)
 
 
 class TensorBoard:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from actors.chat import prompt_ids
+from actors.files import whole_folder
 from actors.worlds.base import Message
-from trainers.policy import Lineage, read_lineage, save_whole, write_lineage
+from trainers.policy import Lineage, read_lineage, write_lineage
 from trainers.rows import Row, RowsError, training_rows
 from trainers.settings import TrainerSettings
 
@@ -128,7 +129,8 @@ class Trainer:
             probe=self._logprobs(trained),
             probe_parent=probe_parent,
         )
-        save_whole(Path(job.target), lambda folder: self._save(folder, trained, s, lineage))
+        with whole_folder(Path(job.target)) as folder:
+            self._save(folder, trained, s, lineage)
         self._restore_base(trained, s)
         return lineage
 
@@ -138,12 +140,9 @@ class Trainer:
         import torch
 
         whole = peft.PeftModel.from_pretrained(copy.deepcopy(self._base), policy).merge_and_unload()
-
-        def save(folder: Path) -> None:
+        with whole_folder(Path(target)) as folder:
             whole.to(torch.bfloat16).save_pretrained(folder)
             self._tokenizer.save_pretrained(folder)
-
-        save_whole(Path(target), save)
 
     def _rows(self, job: TrainJob, s: TrainerSettings) -> list[Row]:
         from actors.buffer import read_round, read_table

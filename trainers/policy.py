@@ -1,4 +1,4 @@
-"""Policies on disk: saved whole or not at all, with their lineage, and the proof that an engine serves them.
+"""Policies on disk: their lineage, and the proof that an engine serves them.
 
 A policy directory is what PEFT or transformers writes, so that `PeftModel` or `AutoModelForCausalLM` loads it, plus
 `candor_policy.json`: where it comes from, and the trainer's own log-probabilities of the probe texts.
@@ -7,9 +7,7 @@ A policy directory is what PEFT or transformers writes, so that `PeftModel` or `
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,20 +48,6 @@ class Lineage:
     versions: dict[str, str]
     probe: list[list[float]] = field(repr=False, default_factory=list)
     probe_parent: list[list[float]] = field(repr=False, default_factory=list)
-
-
-def save_whole(target: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a directory that then appears at `target` complete, or not at all."""
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
-        write(scratch)
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(scratch, target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_lineage(folder: Path, lineage: Lineage) -> None:

@@ -225,3 +225,36 @@ def test_another_config_is_refused(finished):
     assert run.returncode == 2
     assert "-rounds: 1" in text
     assert "+rounds: 2" in text
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_every_other_stage(pocket_model, tmp_path):
+    """Stopped while starting, training, publishing and evaluating, one after the other, the run still ends whole."""
+    (tmp_path / "small.yaml").write_text(CONFIG.replace("conversations: 96", "conversations: 48"))
+    out = tmp_path / "out"
+    stages = {
+        "starting": lambda: (out / "summary.json").exists() or (out / "config.yaml").exists(),
+        "training": lambda: (out / "rounds/benign/0/selection.arrow").exists(),
+        "publishing": lambda: (out / "policies/benign/1/candor_policy.json").exists(),
+        "evaluating": lambda: "publish" in json.loads(_text(out / "rounds/benign/1/stages.json") or "{}"),
+    }
+    for stage, begun in stages.items():
+        run = start(out)
+        deadline = time.monotonic() + 300
+        while not begun():
+            assert run.poll() is None, (stage, run.stdout.read())
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(5 if stage == "starting" else 0.1)
+        os.killpg(run.pid, signal.SIGINT)
+        text = run.communicate(timeout=90)[0]
+        assert run.returncode == 130, (stage, text)
+        assert "Traceback" not in text
+        assert gone(out) == [], stage
+        assert not list(out.rglob("*.tmp")), stage
+    assert start(out).wait(timeout=500) == 0
+    assert json.loads((out / "summary.json").read_text())["status"] == "finished"
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text() if path.exists() else None

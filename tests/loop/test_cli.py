@@ -1,6 +1,7 @@
 """Commands as a user calls them, in their own process."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -100,3 +101,28 @@ def test_the_doctor_says_what_would_be_used():
     out = candor("doctor")
     for word in ("vLLM", "cores", "memory", "amx", "cache", "merged weights"):
         assert word in out.stdout
+
+
+def test_ctrl_c_while_the_model_is_built_leaves_no_half_model(tmp_path):
+    cache, out = tmp_path / "cache", tmp_path / "run"
+    run = subprocess.Popen(
+        [CANDOR, "run", "--out", out],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"CANDOR_CACHE": str(cache)},
+    )
+    deadline = time.monotonic() + 60
+    while not list(cache.glob("models/.pocket-*.tmp")):
+        assert run.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(1)
+    os.killpg(run.pid, signal.SIGINT)
+    text = run.communicate(timeout=60)[0]
+    assert run.returncode == 130, text
+    assert "Go on with:" in text
+    assert "Traceback" not in text
+    assert list((cache / "models").iterdir()) == []

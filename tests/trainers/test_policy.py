@@ -1,6 +1,6 @@
 import pytest
 
-from trainers.policy import DeliveryError, distance, prove, save_whole
+from trainers.policy import DeliveryError, distance, prove
 
 
 def test_distance_is_the_mean_over_tokens():
@@ -28,17 +28,3 @@ def test_an_engine_that_kept_the_parent_is_found_even_within_tolerance():
 def test_nan_is_no_proof():
     with pytest.raises(DeliveryError):
         prove([[float("nan")]], [[-1.0]], [[-1.0]], 0.2, "candor/policy-1")
-
-
-def test_a_policy_is_saved_whole_or_not_at_all(tmp_path):
-    def half(folder):
-        (folder / "weights").write_text("half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        save_whole(tmp_path / "1", half)
-    assert list(tmp_path.iterdir()) == []
-    save_whole(tmp_path / "1", lambda folder: (folder / "weights").write_text("whole"))
-    save_whole(tmp_path / "1", lambda folder: (folder / "weights").write_text("newer"))
-    assert [p.name for p in tmp_path.iterdir()] == ["1"]
-    assert (tmp_path / "1" / "weights").read_text() == "newer"

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,6 +20,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from actors.files import whole_folder
 from actors.worlds.base import Message, WorldError
 from actors.worlds.pocket.acceptance import check
 from actors.worlds.pocket.corpus import document
@@ -75,14 +73,15 @@ def build(recipe: Recipe, target: Path, progress: Callable[[int, int, float], No
         OSError: The folder cannot be written.
     """
     started = time.monotonic()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with whole_folder(target) as folder:
         tokenizer = train_tokenizer(recipe)
         model, loss = pretrain(recipe, tokenizer, progress)
-        model.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
         figures = check(model.float(), tokenizer)
+        missed = [f for f in figures if not f.met]
+        if missed:
+            raise WorldError("the pocket model was built but is not used; it misses " + "; ".join(map(str, missed)))
         record = {
             "recipe": asdict(recipe),
             "parameters": sum(p.numel() for p in model.parameters()),
@@ -91,16 +90,8 @@ def build(recipe: Recipe, target: Path, progress: Callable[[int, int, float], No
             "torch": torch.__version__,
             "acceptance": {f.name: {"value": f.value, "low": f.low, "high": f.high} for f in figures},
         }
-        missed = [f for f in figures if not f.met]
-        if missed:
-            raise WorldError("the pocket model was built but is not used; it misses " + "; ".join(map(str, missed)))
-        (scratch / BUILD_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(scratch, target)
-        return record
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        (folder / BUILD_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return record
 
 
 def render(transcript: list[Message]) -> str:
