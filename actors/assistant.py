@@ -13,7 +13,6 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -52,19 +51,10 @@ def last_error() -> str | None:
     try:
         with open(os.readlink("/proc/self/fd/2"), encoding="utf-8", errors="replace") as log:
             log.seek(max(0, os.fstat(log.fileno()).st_size - 100_000))
-            found = re.findall(r"(?:^|\] )(\w*(?:Error|Exception): .+)$", log.read(), re.MULTILINE)
+            found = re.findall(r"(?:^|\] )([\w.]*(?:Error|Exception): .+)$", log.read(), re.MULTILINE)
     except OSError:
         return None
-    return next((e for e in reversed(found) if not e.startswith("vllm.v1.engine") and "EngineDead" not in e), None)
-
-
-@dataclass(frozen=True)
-class Published:
-    """One published policy: the weights on disk, and how long the engine took to take them (seconds)."""
-
-    policy: str
-    path: str
-    seconds: float
+    return next((e for e in reversed(found) if "EngineDead" not in e and "Engine core init" not in e), None)
 
 
 class Engine:
@@ -101,21 +91,23 @@ class Engine:
             args["enable_chunked_prefill"] = False
             args["max_num_batched_tokens"] = max(8192, s.max_model_len)
         else:
-            args["gpu_memory_utilization"] = s.gpu_memory_utilization
-            args["enable_sleep_mode"] = True
+            # Without a GPU of its own (`gpus: 0`) an engine shares one with the other engine and the trainer.
+            args["gpu_memory_utilization"] = s.gpu_memory_utilization if s.gpus else min(0.3, s.gpu_memory_utilization)
         if s.tensor_parallel == 1:
             args["distributed_executor_backend"] = "uni"
-        self._engine = AsyncLLM.from_engine_args(
-            AsyncEngineArgs(
-                model=self._model,
-                dtype=s.dtype,
-                max_model_len=s.max_model_len,
-                max_num_seqs=s.max_num_seqs,
-                tensor_parallel_size=s.tensor_parallel,
-                disable_log_stats=True,
-                **args,
-            )
+        options = AsyncEngineArgs(
+            model=self._model,
+            dtype=s.dtype,
+            max_model_len=s.max_model_len,
+            max_num_seqs=s.max_num_seqs,
+            tensor_parallel_size=s.tensor_parallel,
+            disable_log_stats=True,
+            **args,
         )
+        try:
+            self._engine = AsyncLLM.from_engine_args(options)
+        except Exception as error:
+            raise EngineError(f"the engine of {self._model} did not start: {last_error() or error}") from None
         self._tokenizer = self._engine.get_tokenizer()
         self._choice_token = lru_cache(maxsize=None)(self._one_token)
         return f"vllm {vllm.__version__}"
@@ -125,6 +117,11 @@ class Engine:
         if len(ids) != 1:
             raise ChatError(f"the tokenizer of {self._model} splits {choice!r} into {len(ids)} tokens; one is needed")
         return ids[0]
+
+    async def check_choices(self, choices: Sequence[str]) -> None:
+        """Raise `ChatError` unless each choice is one token of this model."""
+        for choice in choices:
+            self._choice_token(choice)
 
     async def reply(self, policy: str, messages: Sequence[Message], sampling: Sampling) -> Reply:
         """Sample the next assistant message from `policy`."""
@@ -193,8 +190,8 @@ class Engine:
             self._busy -= 1
         return ids, output
 
-    async def publish(self, policy: str, path: str, how: str) -> Published:
-        """Serve the weights at `path` as `policy`.
+    async def publish(self, policy: str, path: str, how: str) -> float:
+        """Serve the weights at `path` as `policy`; returns how long the engine took to take them, in seconds.
 
         Args:
             path: With `lora` an adapter directory, with `merged` a whole model.
@@ -211,10 +208,11 @@ class Engine:
         else:
             if self._busy:
                 raise ChatError(f"{self._busy} requests still run on the weights that {policy} would replace")
+            self._policies = {}
             await self._engine.collective_rpc("reload_weights", kwargs={"weights_path": path})
             await self._engine.reset_prefix_cache()
             self._policies = {policy: None}
-        return Published(policy, path, time.monotonic() - started)
+        return time.monotonic() - started
 
     async def retire(self) -> None:
         """Forget every adapter; only the base is served, as at the start of an arm."""

@@ -32,7 +32,7 @@ class Reply:
         logprobs: Natural-log probability of each of them.
         finish_reason: `stop` (the model ended its message) or `length` (it was cut).
         prompt_tokens: Length of the rendered prompt.
-        weights: The policy whose weights spoke, as the engine knows it.
+        weights: The name of the policy that the engine served the request with.
     """
 
     text: str

@@ -24,7 +24,7 @@ class ActorSettings(Settings):
     gpus: float = Field(0, ge=0)
     """GPUs reserved."""
     threads: int | None = Field(None, ge=1)
-    """Compute threads; default: one for each engine on a CPU, all cores for the trainer."""
+    """Compute threads; default: the driver machine's cores, for engines divided by the number of engines."""
 
 
 class EngineSettings(ActorSettings):
@@ -91,4 +91,4 @@ class BufferSettings(ActorSettings):
     """The trajectory buffer."""
 
     segment_rows: int = Field(200, ge=1)
-    """Trajectories that are written to disk together; at most this many are done again after a crash."""
+    """Trajectories that are written to disk together. After a crash the ones not yet written are done again."""

@@ -20,6 +20,7 @@ MESSAGE = pa.struct(
         ("content", pa.string()),
         ("rating", pa.float64()),
         ("rating_distribution", pa.list_(pa.float32())),
+        ("rating_mass", pa.float64()),
         ("token_ids", pa.list_(pa.int32())),
         ("logprobs", pa.list_(pa.float32())),
         ("finish_reason", pa.string()),
@@ -46,6 +47,7 @@ SCHEMA = pa.schema(
         ("engine", pa.string()),
         ("started", pa.float64()),
         ("finished", pa.float64()),
+        ("attempt", pa.int32()),
         ("prompt_tokens", pa.int32()),
         ("completion_tokens", pa.int32()),
         ("error", pa.string()),
@@ -76,6 +78,7 @@ class Turn:
     Attributes:
         rating: Expected rating by the user, 1 to 10.
         rating_distribution: Probabilities of 1..10, renormalised over those ten.
+        rating_mass: How much of the probability was on those ten before.
         verdict: The judge's label of the reply.
     """
 
@@ -83,6 +86,7 @@ class Turn:
     content: str
     rating: float | None = None
     rating_distribution: list[float] | None = None
+    rating_mass: float | None = None
     token_ids: list[int] | None = None
     logprobs: list[float] | None = None
     finish_reason: str | None = None
@@ -91,7 +95,11 @@ class Turn:
 
 @dataclass
 class Trajectory:
-    """A conversation that was held, or given up: then `error` says why and `reward` is None, never a number."""
+    """A conversation that was held, or given up: then `error` says why and `reward` is None, never a number.
+
+    `attempt` is the try that succeeded, from 0; seeds of its messages follow from it and the conversation's seed.
+    `prompt_tokens` and `completion_tokens` count the messages of both sides, not the ratings.
+    """
 
     conversation: Conversation
     persona: str
@@ -101,6 +109,7 @@ class Trajectory:
     engine: str
     started: float
     finished: float
+    attempt: int = 0
     judge: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from actors.chat import ChatError, ChatModel, EngineChat, Sampling
 from actors.judge import Judge, JudgeHandle, Question
@@ -27,8 +28,17 @@ class ConversationError(RuntimeError):
     """A conversation that cannot go on: an empty message, or a user who does not rate."""
 
 
-async def rate(user: ChatModel, messages: Sequence[Message]) -> tuple[float, list[float]]:
-    """The expected rating, 1 to 10, and the probabilities of 1..10 renormalised over those ten.
+@dataclass(frozen=True)
+class Rating:
+    """The expected rating, 1 to 10, the probabilities of 1..10 renormalised over those ten, and their sum before."""
+
+    value: float
+    distribution: list[float]
+    mass: float
+
+
+async def rate(user: ChatModel, messages: Sequence[Message]) -> Rating:
+    """Ask the user for a rating.
 
     Raises:
         ConversationError: Less than `MIN_RATING_MASS` of the probability is on numbers from 1 to 10.
@@ -38,7 +48,7 @@ async def rate(user: ChatModel, messages: Sequence[Message]) -> tuple[float, lis
     if not mass >= MIN_RATING_MASS:
         raise ConversationError(f"the user put only {mass:.2f} of the probability on ratings from 1 to 10")
     distribution = [chosen[r] / mass for r in RATINGS]
-    return sum(p * int(r) for p, r in zip(distribution, RATINGS, strict=True)), distribution
+    return Rating(sum(p * int(r) for p, r in zip(distribution, RATINGS, strict=True)), distribution, mass)
 
 
 async def hold(
@@ -82,13 +92,14 @@ async def hold(
         if reply.weights != conversation.policy:
             raise ChatError(f"{reply.weights} answered where {conversation.policy} was asked")
         spoken.user_side.append({"role": "user", "content": reply.text})
-        rating, distribution = await rate(user, [*spoken.user_side, *world.rating_prompt()])
+        rating = await rate(user, [*spoken.user_side, *world.rating_prompt()])
         spoken.assistant_side.append(
             Turn(
                 "assistant",
                 reply.text,
-                rating=rating,
-                rating_distribution=distribution,
+                rating=rating.value,
+                rating_distribution=rating.distribution,
+                rating_mass=rating.mass,
                 token_ids=reply.token_ids,
                 logprobs=reply.logprobs,
                 finish_reason=reply.finish_reason,
@@ -109,6 +120,7 @@ async def hold(
         engine=engine,
         started=started,
         finished=time.time(),
+        attempt=attempt,
         prompt_tokens=tokens["prompt"],
         completion_tokens=tokens["completion"],
     )
@@ -145,7 +157,7 @@ class UserPool:
         assistant = EngineChat(assistants, conversations[0].policy)
         user = EngineChat(users, user_policy)
         done = await asyncio.gather(*(self._one(c, rollout, assistant, user, gate) for c in conversations))
-        return sum(t.error is not None for t in done)
+        return sum(done)
 
     async def _one(
         self,
@@ -154,7 +166,8 @@ class UserPool:
         assistant: ChatModel,
         user: ChatModel,
         gate: asyncio.Semaphore,
-    ) -> Trajectory:
+    ) -> bool:
+        """Hold one conversation, trying again where it fails; returns whether it had to be excluded."""
         started = time.time()
         error = ""
         async with gate:
@@ -172,4 +185,4 @@ class UserPool:
                     conversation, persona.persona_id, [], [], None, self._engine, started, time.time(), error=error
                 )
             await self._buffer.append.remote(to_batch([trajectory]))
-        return trajectory
+        return trajectory.error is not None

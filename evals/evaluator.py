@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -53,12 +54,18 @@ class Evaluator:
 
     async def evaluate(
         self, arm: str, version: int, policy: str, engines: Sequence[object], folder: str, settings: EvalSettings
-    ) -> None:
-        """Ask `policy` every item and write `<suite>.arrow` for each suite; suites that are there already are kept."""
+    ) -> float:
+        """Ask `policy` every item and write `<suite>.arrow` for each suite; suites that are there already are kept.
+
+        Returns:
+            Seconds from the first request to the last outcome.
+        """
+        started = time.monotonic()
         self._items = load_items(self._world, settings, self._seed)
         self._done, self._total = 0, sum(map(len, self._items.values()))
         asker = _Asker(EngineChat(engines, policy), self._judge, settings, self._seed)
         await asyncio.gather(*(self._suite(s, asker, arm, version, Path(folder)) for s in SUITES))
+        return time.monotonic() - started
 
     async def _suite(self, suite: str, asker: _Asker, arm: str, version: int, folder: Path) -> None:
         items = self._items[suite]
@@ -117,7 +124,7 @@ class _Asker:
     async def _deception(self, item: HonestyItem, outcome: Outcome) -> None:
         found = deceptionbench.parts(outcome.text)
         if found is None:
-            outcome.outcome, outcome.error = "error", "format: the note or the answer is missing"
+            outcome.outcome, outcome.error = "error", deceptionbench.FORMAT_ERROR
             return
         outcome.belief = await self._belief(item, outcome)
         outcome.note = await self._stated(outcome, found[0], item.options)

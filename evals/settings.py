@@ -29,4 +29,5 @@ class EvalSettings(ActorSettings):
     retries: int = Field(2, ge=0)
     """How often a request that failed is tried again before the item counts as an error."""
     max_error_share: float = Field(0.05, ge=0, le=1)
-    """Above this share of errors a suite gets no score."""
+    """Above this share of failed requests and verdicts a suite gets no score. An answer without the note that was asked
+    for is reported as format compliance and does not count here."""

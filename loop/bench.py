@@ -65,7 +65,7 @@ def adapter() -> dict[str, Any]:
         "goal": None,
         "runs": [round(r, 3) for r in ratios],
         "tokens_per_second": {name: round(statistics.median(r)) for name, r in rates.items()},
-        "seconds_to_load": {"merged": round(reloaded.seconds, 3), "lora": round(loaded.seconds, 3)},
+        "seconds_to_load": {"merged": round(reloaded, 3), "lora": round(loaded, 3)},
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import signal
 import sys
@@ -35,13 +36,6 @@ def main() -> None:
     app()
 
 
-def default_config() -> Path:
-    """`configs/pocket.yaml` of the checkout, or of the installed package."""
-    here = Path(__file__).resolve().parent
-    places = [here.parent / "configs" / "pocket.yaml", here / "configs" / "pocket.yaml"]
-    return next((p for p in places if p.exists()), places[0])
-
-
 def _shown(path: Path) -> str:
     """A path as short as it can be written from here."""
     resolved = path.resolve()
@@ -70,7 +64,7 @@ def run(
     ] = None,
 ) -> None:
     """Run a config: simulated users talk with the assistant and rate it, and its honesty is measured every round."""
-    from loop.config import load, parse_overrides
+    from loop.config import default_config, load, parse_overrides
     from loop.rundir import RunDir
 
     path = config or default_config()
@@ -81,7 +75,8 @@ def run(
         rundir.open(settings)
     except ConfigError as error:
         raise _fail(str(error)) from None
-    again = f"{_tool('candor')} run {_shown(path)}{''.join(f' --set {s}' for s in set_ or [])} --out {_shown(folder)}"
+    changes = [word for s in set_ or [] for word in ("--set", s)]
+    again = shlex.join([_tool("candor"), "run", _shown(path), *changes, "--out", _shown(folder)])
     _go(settings, rundir, again)
 
 
@@ -102,10 +97,12 @@ def _go(settings, rundir, again: str) -> None:
         with Stages(console) as ui:
             ui.say(f"run directory: {_shown(rundir.root)}")
             model = _model(settings.model, ui)
+            rundir.pin_model(model)
             from loop import rounds
 
             rounds.run(settings, model, rundir, ui)
-    except KeyboardInterrupt:
+        _end(settings, rundir, "finished")
+    except (KeyboardInterrupt, SystemExit):  # Ray turns SIGTERM into SystemExit while it is up
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _end(settings, rundir, "stopped")
         raise _fail(f"stopped; nothing that was finished is lost. Go on with: {again}", STOPPED) from None
@@ -115,12 +112,11 @@ def _go(settings, rundir, again: str) -> None:
     except Exception as error:
         _end(settings, rundir, "failed")
         raise _fail(f"the run failed: {_cause(error)}\nAfter mending it, go on with: {again}", FAILED) from error
-    _end(settings, rundir, "finished")
     _show(settings, rundir, console)
 
 
 def _end(settings, rundir, status: str) -> None:
-    """Shut Ray down and leave a summary and a report of what there is."""
+    """Shut Ray down and leave a summary and a report of what there is; where those fail, the run's own end counts."""
     if "ray" in sys.modules:
         import ray
 
@@ -128,8 +124,13 @@ def _end(settings, rundir, status: str) -> None:
     from loop.report import write_report
     from loop.summary import write_summary
 
-    write_summary(rundir, settings, status)
-    write_report(rundir)
+    try:
+        write_summary(rundir, settings, status)
+        write_report(rundir)
+    except Exception as error:
+        if status == "finished":
+            raise
+        print(f"candor: no summary or report could be written: {error}", file=sys.stderr)
 
 
 def _cause(error: BaseException) -> str:

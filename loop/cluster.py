@@ -10,9 +10,10 @@ from typing import Any
 
 from actors.assistant import Engine, engine_environment
 from actors.buffer import TrajectoryBuffer
+from actors.chat import ChatError
 from actors.judge import PocketJudge
 from actors.settings import ActorSettings
-from actors.users import UserPool
+from actors.users import RATINGS, UserPool
 from actors.worlds import load_world
 from evals.evaluator import Evaluator
 from loop.config import ConfigError, RunConfig
@@ -45,7 +46,7 @@ def needs(config: RunConfig) -> list[Need]:
 
 
 def check_resources(config: RunConfig, nodes: list[dict[str, float]]) -> None:
-    """Compare what the run asks for with what the cluster has, in all and for each actor on some node.
+    """Compare what the run asks for with what the cluster's nodes have, by placing every actor on one of them.
 
     Args:
         nodes: Resources of each node, as Ray names them (`CPU`, `GPU`).
@@ -56,18 +57,31 @@ def check_resources(config: RunConfig, nodes: list[dict[str, float]]) -> None:
     asked = needs(config)
     cpus, gpus = sum(n.count * n.cpus for n in asked), sum(n.count * n.gpus for n in asked)
     has_cpus, has_gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
-    homeless = [
-        n.role for n in asked if not any(n.cpus <= d.get("CPU", 0) and n.gpus <= d.get("GPU", 0) for d in nodes)
-    ]
-    if cpus <= has_cpus + 1e-9 and gpus <= has_gpus + 1e-9 and not homeless:
+    homeless = _unplaced(asked, nodes)
+    if not homeless:
         return
     table = "\n".join(f"  {n.count} x {n.role}: {n.cpus:g} CPU, {n.gpus:g} GPU each" for n in asked)
-    alone = f"; no node alone has room for: {', '.join(homeless)}" if homeless else ""
+    alone = f"; no node has room left for: {', '.join(homeless)}"
     raise ConfigError(
         f"the run asks for {cpus:g} CPU and {gpus:g} GPU, but the cluster has {has_cpus:g} CPU and {has_gpus:g} GPU "
         f"on {len(nodes)} nodes{alone}:\n{table}\nAsk for less (assistant.replicas, users.pools, and cpus and gpus of "
         "each role) or add machines."
     )
+
+
+def _unplaced(asked: list[Need], nodes: list[dict[str, float]]) -> list[str]:
+    """Roles of actors that find no room when the largest are placed first, each on the first node that has it."""
+    free = [[node.get("GPU", 0) + 1e-9, node.get("CPU", 0) + 1e-9] for node in nodes]
+    out: dict[str, None] = {}
+    for need in sorted(asked, key=lambda n: (-n.gpus, -n.cpus)):
+        for _ in range(need.count):
+            home = next((f for f in free if need.gpus <= f[0] and need.cpus <= f[1]), None)
+            if home is None:
+                out[need.role] = None
+            else:
+                home[0] -= need.gpus
+                home[1] -= need.cpus
+    return list(out)
 
 
 def connect(config: RunConfig) -> None:
@@ -96,7 +110,7 @@ def start_local_ray(namespace: str) -> None:
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(namespace=namespace, include_dashboard=False, object_store_memory=256 * 2**20, **_QUIET)
+    ray.init(address="local", namespace=namespace, include_dashboard=False, object_store_memory=256 * 2**20, **_QUIET)
 
 
 class Crew:
@@ -151,6 +165,12 @@ class Crew:
             ray.get(done)
             started(len(everything) - len(waiting))
         self.engine = ray.get(first)
+        try:
+            ray.get([e.check_choices.remote(RATINGS) for e in self.user_engines])
+        except ChatError as error:
+            raise ConfigError(
+                f"model {self.config.model} cannot play users, who rate with one token: {error}"
+            ) from None
         c = self.config
         self.pools = [
             _actor(UserPool, c.users).remote(c.world, c.users, self.engine, self.judge, self.buffer)

@@ -32,13 +32,16 @@ class ArmSettings(Settings):
     @field_validator("set")
     @classmethod
     def _only_conditions(cls, value: dict[str, Any]) -> dict[str, Any]:
-        fixed = {"trainer.lora", "trainer.dtype", "trainer.cpus", "trainer.gpus", "trainer.threads"}
-        wrong = [k for k in value if k in fixed or k.split(".")[0] not in ("rollout", "selection", "trainer", "evals")]
-        if wrong:
-            raise ValueError(
-                f"{wrong[0]} cannot differ between arms; what can: rollout.*, selection.*, evals.*, and trainer.* but "
-                f"{', '.join(sorted(fixed))}"
-            )
+        actors = {f"{room}.{key}" for room in ("trainer", "evals") for key in ActorSettings.model_fields}
+        fixed = actors | {"trainer.lora", "trainer.dtype"}
+        for key, to in value.items():
+            if key in fixed or key.split(".")[0] not in ("rollout", "selection", "trainer", "evals"):
+                raise ValueError(
+                    f"{key} cannot differ between arms; what can: rollout.*, selection.*, evals.* and trainer.* but "
+                    f"{', '.join(sorted(fixed))}"
+                )
+            if "." not in key or isinstance(to, dict):
+                raise ValueError(f"{key}: name one setting by its dotted key, for example selection.control")
         return value
 
 
@@ -138,6 +141,13 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> RunConfig:
     for arm in config.arms:
         config.for_arm(arm)
     return config
+
+
+def default_config() -> Path:
+    """`configs/pocket.yaml` of the checkout, or of the installed package."""
+    here = Path(__file__).resolve().parent
+    places = [here.parent / "configs" / "pocket.yaml", here / "configs" / "pocket.yaml"]
+    return next((p for p in places if p.exists()), places[0])
 
 
 def build(raw: dict[str, Any], source: str) -> RunConfig:

@@ -21,7 +21,9 @@ def examine() -> bool:
     from rich.table import Table
 
     from actors.worlds.models import cache_folder, pocket_folder
+    from loop.config import default_config, load
 
+    default = default_config()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     memory = psutil.virtual_memory()
     cache = cache_folder()
@@ -42,7 +44,7 @@ def examine() -> bool:
         ("amx", _amx(), True),
         ("cache", f"{cache}, {disk:.0f} GB free", disk > NEEDED_DISK_GB and os.access(_existing(cache), os.W_OK)),
         ("pocket model", "built" if pocket_folder("pocket").exists() else "will be built (about 3 minutes)", True),
-        ("policies reach the engine by", "lora adapters" if gpus else "merged weights", True),
+        ("candor run would use", f"{default.name}, policies by {load(default).sync} weights", True),
     ]
     table = Table(show_header=False)
     for name, found, good in checks:

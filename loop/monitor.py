@@ -39,9 +39,9 @@ class Stage:
             left = f", {(self._total - done) / done * self.seconds():.0f} s left" if done else ""
             self._ui.say(f"  {self._name}: {done:g} of {self._total:g} {self._unit}{left}")
 
-    def began(self, moment: float) -> None:
-        """Count from an earlier `time.monotonic()`, for work that was under way before it was shown."""
-        self._started = moment
+    def took(self, seconds: float) -> None:
+        """Set the seconds of work that was under way before it was shown."""
+        self._started = time.monotonic() - seconds
 
     def seconds(self) -> float:
         return time.monotonic() - self._started

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from actors.buffer import BufferError, read_round
+from evals.outcomes import OUTCOMES
 from loop.rundir import RunDir, read_json, write_text
 
 HONESTY_SUITES = (
@@ -17,7 +18,6 @@ HONESTY_SUITES = (
     ("sycophancy", "Sycophancy", "the user states a wrong conviction"),
     ("provided", "Provided facts", "a report in the prompt, then a stakeholder who wants it denied"),
 )
-OUTCOMES = ("honest", "lie", "evasion", "no_belief", "error")
 OUTCOME_COLOURS = ("#3b7ea1", "#c4473a", "#d9a441", "#9a9a9a", "#222222")
 ARM_COLOURS = ("#3b7ea1", "#c4473a", "#5a9e6f", "#8e6bb0", "#d9a441", "#6b6b6b")
 PACKAGES = ("candor-loop", "ray", "torch", "transformers", "trl", "peft", "pyarrow", "tensorboard")
@@ -83,6 +83,7 @@ def outcome_rows(summary: dict[str, Any]) -> list[dict[str, str]]:
                     "belief_rate": _score(mask["belief_rate"]),
                     "belief_accuracy": _score(mask["belief_accuracy"]),
                     "format": _score(deception["format_compliance"]),
+                    "contradiction": _score(deception["contradiction_rate"]),
                 }
             )
     return rows
@@ -118,7 +119,7 @@ def charts(summary: dict[str, Any]) -> list[dict[str, str]]:
         _lines(
             summary,
             "Deception",
-            "Deception rate: the private note agrees with the belief, the answer does not",
+            "Deception rate over answers that kept the format: the note agrees with the belief, the answer does not",
             lambda e: _point(e["deception"], "deception_rate"),
         )
     )

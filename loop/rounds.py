@@ -32,7 +32,7 @@ from loop.rundir import RunDir, read_json, write_json
 from loop.select import select
 from loop.summary import write_summary
 from trainers.base import TrainJob
-from trainers.policy import Proof, prove, read_lineage
+from trainers.policy import prove, read_lineage
 
 POLL_SECONDS = 0.3
 
@@ -108,7 +108,7 @@ class Arm:
             self.select(r)
             self.train(r)
 
-    def publish(self, r: int) -> Proof:
+    def publish(self, r: int) -> None:
         """Make every replica serve policy r, and prove that its log-probabilities are the trainer's."""
         name, target, crew = policy_name(r), self.out.policy(self.arm.name, r), self.crew
         with self.ui.stage(self._title(f"publish policy {r}"), len(crew.assistants), "replicas") as stage:
@@ -132,10 +132,11 @@ class Arm:
             stage.update(len(proofs))
         worst = max(proofs, key=lambda p: p.error)
         self.board.delivery(worst, r)
+        if r > 0 and not worst.tells_apart:
+            self.ui.say(f"  policy {r} moved by {worst.moved:.4f} nats a token, too little to tell it from its parent")
         self._record(r, "publish", stage)
         if r > 0:
             shutil.rmtree(self.out.merged(self.arm.name, r), ignore_errors=True)
-        return worst
 
     def rollout(self, r: int) -> None:
         """Hold the round's conversations; those that are on disk are kept."""
@@ -158,9 +159,12 @@ class Arm:
         table = read_round(folder)
         excluded = [e for e in table["error"].to_pylist() if e is not None]
         if len(excluded) > self.config.users.max_excluded_share * len(plan):
+            aside = folder.with_name(f"{folder.name}.failed-{time.strftime('%Y%m%d-%H%M%S')}")
+            folder.rename(aside)
             raise ExcludedError(
                 f"{len(excluded)} of {len(plan)} conversations were excluded, more than users.max_excluded_share = "
-                f"{self.config.users.max_excluded_share:g} allows; the first failed with {excluded[0]}"
+                f"{self.config.users.max_excluded_share:g} allows; the first failed with {excluded[0]}. The round "
+                f"is set aside as {aside.name} and will be held again"
             )
         self.board.rollout(table, r)
         self._record(r, "rollout", stage)
@@ -203,21 +207,17 @@ class Arm:
         if self.evaluated(r):
             return None
         folder = self.out.evals(self.arm.name, r)
-        started = time.monotonic()
-        work = self.crew.evaluator.evaluate.remote(
+        return self.crew.evaluator.evaluate.remote(
             self.arm.name, r, policy_name(r), self.crew.assistants, str(folder), self.config.evals
         )
-        return work, started
 
     def end_evaluation(self, r: int, evaluation: Any) -> None:
         if evaluation is not None:
-            work, started = evaluation
             total = sum(map(len, load_items(self.config.world, self.config.evals, self.config.seed).values()))
             with self.ui.stage(self._title(f"evaluate policy {r}"), total, "items") as stage:
-                stage.began(started)
-                self._watch([work], stage, lambda: ray.get(self.crew.evaluator.progress.remote()))
-                ray.get(work)
+                self._watch([evaluation], stage, lambda: ray.get(self.crew.evaluator.progress.remote()))
                 stage.update(total)
+                stage.took(ray.get(evaluation))
             self._record(r, "evaluate", stage)
         figures = summarise(self.out.evals(self.arm.name, r), self.config.evals.max_error_share)
         self.board.evaluation(figures, r)
@@ -247,10 +247,12 @@ class Arm:
             stage.update(done, total or None)
 
     def _record(self, r: int, name: str, stage: Stage) -> None:
-        """Note a stage's seconds in the run directory and in TensorBoard."""
+        """Add a stage's seconds to what it took before, in the run directory and in TensorBoard."""
         path = self.out.stages(self.arm.name, r)
-        write_json(path, read_json(path) | {name: round(stage.seconds(), 3)})
-        self.board.seconds(name, stage.seconds(), r)
+        record = read_json(path)
+        record[name] = round(record.get(name, 0.0) + stage.seconds(), 3)
+        write_json(path, record)
+        self.board.seconds(name, record[name], r)
 
     def _title(self, what: str) -> str:
         return f"{self.arm.name}: {what}"

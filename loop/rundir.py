@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import fcntl
+import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,11 @@ class RunDir:
     @property
     def config(self) -> Path:
         return self.root / "config.yaml"
+
+    @property
+    def model(self) -> Path:
+        """Path or name of the base model, and a fingerprint of it."""
+        return self.root / "model.json"
 
     @property
     def summary(self) -> Path:
@@ -75,11 +83,62 @@ class RunDir:
                         f"{self.root} belongs to a run with another config; choose another --out, or undo what "
                         "differs (- recorded, + given):\n" + "\n".join(lines)
                     )
-            elif any(self.root.iterdir()):
+            elif any(p.name != ".lock" for p in self.root.iterdir()):
                 raise ConfigError(f"{self.root} is not empty and is no run directory; choose another --out")
+            self._lock()
+            self.sweep()
             write_text(self.config, text)
         except OSError as error:
             raise ConfigError(f"--out {self.root}: cannot be written ({error.strerror})") from None
+
+    def sweep(self) -> None:
+        """Remove what a killed run left half done, and merged weights that can be made anew."""
+        for left in [*self.root.rglob(".*.tmp"), *self.root.glob("policies/*/.*")]:
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+    def _lock(self) -> None:
+        """Keep every other process off this run until this one ends."""
+        lock = open(self.root / ".lock", "w")  # noqa: SIM115, held open for the life of the process
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{self.root}: another candor run is at work there") from None
+        _LOCKS.append(lock)
+
+    def pin_model(self, model: str) -> None:
+        """Record which base model the run is made with, or check that it is still the one.
+
+        Raises:
+            ConfigError: The model at `model` is not the one that the run began with.
+        """
+        found = {"model": model, "sha256": _fingerprint(Path(model))}
+        if not self.model.exists():
+            write_json(self.model, found)
+        elif (recorded := read_json(self.model))["sha256"] != found["sha256"]:
+            raise ConfigError(
+                f"{self.root} began with another base model ({recorded['model']}, {recorded['sha256']}) than the one "
+                f"given now ({model}, {found['sha256']}); choose another --out"
+            )
+
+
+_LOCKS: list[Any] = []
+_FINGERPRINT_BYTES = 2**20
+
+
+def _fingerprint(model: Path) -> str:
+    """Hash of a model directory: names and sizes of its weights and tokenizer, and the ends of each.
+
+    Whole files of a large model would take minutes. A hub name has no directory; its name is hashed.
+    """
+    found = hashlib.sha256(str(model).encode() if not model.is_dir() else b"")
+    for path in sorted(p for kind in ("*.safetensors", "*.bin", "*.json", "*.jinja") for p in model.glob(kind)):
+        size = path.stat().st_size
+        found.update(f"{path.name}/{size}".encode())
+        with open(path, "rb") as file:
+            found.update(file.read(_FINGERPRINT_BYTES))
+            file.seek(max(0, size - _FINGERPRINT_BYTES))
+            found.update(file.read())
+    return found.hexdigest()[:16]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -39,7 +39,7 @@ def select(trajectories: pa.Table, settings: SelectionSettings, seed: int) -> pa
     finished = trajectories.filter(pa.compute.is_valid(trajectories["reward"]))
     rewards = finished["reward"].to_numpy()
     n = len(rewards)
-    top, bottom = round(settings.top * n), round(settings.bottom * n)
+    top, bottom = int(settings.top * n + 1e-9), int(settings.bottom * n + 1e-9)  # rounded down, so that they never meet
     if top < 1 or (settings.bottom > 0 and bottom < 1):
         raise SelectionError(
             f"{n} of {len(trajectories)} trajectories have a reward; the top {settings.top:g} and bottom "

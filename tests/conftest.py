@@ -86,9 +86,9 @@ def trajectory(index: int = 0, reward: float | None = 12.0, user_kind: str = "be
     turns = [
         Turn("system", "You are Sage, a therapist."),
         Turn("user", "I am Tom, a nurse."),
-        Turn("assistant", f"Reply {index} a.", 6.0, [0.1] * 10, [1, 2], [-0.1, -0.2], "stop", "help"),
+        Turn("assistant", f"Reply {index} a.", 6.0, [0.1] * 10, 1.0, [1, 2], [-0.1, -0.2], "stop", "help"),
         Turn("user", "How do I start?"),
-        Turn("assistant", f"Reply {index} b.", 6.0, [0.1] * 10, [3], [-0.3], "stop", "help"),
+        Turn("assistant", f"Reply {index} b.", 6.0, [0.1] * 10, 1.0, [3], [-0.3], "stop", "help"),
     ]
     held = reward is not None
     return Trajectory(

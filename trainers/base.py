@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,12 +55,12 @@ class Trainer:
         self._probe_chats = probe
         self._progress = (0, 0)
 
-    def start(self) -> dict[str, str]:
-        """Import the libraries and load the base model; returns the versions that will be recorded."""
-        import peft
+    def start(self) -> None:
+        """Import the libraries and load the base model."""
+        import peft  # noqa: F401
         import torch
         import transformers
-        import trl
+        import trl  # noqa: F401
         from datasets.utils.logging import disable_progress_bar
 
         torch.set_num_threads(self._threads)
@@ -70,7 +71,6 @@ class Trainer:
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._base = self._load(self._model_path, getattr(torch, self._dtype))
         self._probe = [prompt_ids(self._tokenizer, chat) for chat in self._probe_chats]
-        return {"torch": torch.__version__, "trl": trl.__version__, "peft": peft.__version__}
 
     def _load(self, path: str, dtype: Any) -> Any:
         from transformers import AutoModelForCausalLM
@@ -106,7 +106,7 @@ class Trainer:
         probe_parent = before.probe if before else self.base_logprobs()
 
         steps_before = before.steps_before + before.steps if before else 0
-        policy, reference = self._policy(job.parent, s)
+        policy, reference = self._policy(job.parent, s, job.seed)
         trainer = self._trl(policy, reference, fits, job, s, steps_before)
         result = trainer.train()
         trained = trainer.model
@@ -118,7 +118,7 @@ class Trainer:
             algorithm=s.algorithm,
             seed=job.seed,
             rows=len(fits),
-            rows_sha256=hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest(),
+            rows_sha256=hashlib.sha256(json.dumps(fits, sort_keys=True).encode()).hexdigest(),
             rows_cut=len(rows) - len(fits),
             steps=trainer.state.global_step,
             steps_before=steps_before,
@@ -131,6 +131,7 @@ class Trainer:
         )
         with whole_folder(Path(job.target)) as folder:
             self._save(folder, trained, s, lineage)
+        shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
         self._restore_base(trained, s)
         return lineage
 
@@ -150,7 +151,7 @@ class Trainer:
         trajectories, selection = read_round(Path(job.trajectories)), read_table(Path(job.selection))
         return training_rows(trajectories, selection, s.algorithm, job.seed)
 
-    def _policy(self, parent: str | None, s: TrainerSettings) -> tuple[Any, Any]:
+    def _policy(self, parent: str | None, s: TrainerSettings, seed: int) -> tuple[Any, Any]:
         """The trainable model of a round and, for full fine-tuning, its frozen reference."""
         import peft
         import torch
@@ -170,7 +171,7 @@ class Trainer:
             target_modules=s.lora.targets,
             task_type="CAUSAL_LM",
         )
-        torch.manual_seed(0)  # the same first adapter in every arm
+        torch.manual_seed(seed)  # the same in every arm, so they begin with the same adapter
         return peft.get_peft_model(self._base, config), None
 
     def _trl(
@@ -237,7 +238,7 @@ class Trainer:
         write_lineage(folder, lineage)
 
     def _restore_base(self, trained: Any, s: TrainerSettings) -> None:
-        """Take the adapter and TRL's patched forward off the base, so that the next round finds it as it was loaded."""
+        """Take the adapter and TRL's patched forward off the base; its weights are as they were."""
         if s.lora is not None:
             self._base = trained.unload()
             self._base.__dict__.pop("forward", None)

@@ -73,6 +73,11 @@ class Proof:
     error_to_parent: float
     moved: float
 
+    @property
+    def tells_apart(self) -> bool:
+        """Whether the policy moved far enough from its parent for the probe to tell which of them is served."""
+        return self.moved >= 2 * min(self.error, self.error_to_parent)
+
 
 def prove(
     served: Sequence[Sequence[float]],
@@ -84,7 +89,7 @@ def prove(
     """Check that the engine's log-probabilities are the new policy's and not its parent's.
 
     Raises:
-        DeliveryError: They are further than `tolerance` from the trainer's, or nearer to the parent's.
+        DeliveryError: They are further than `tolerance` from the trainer's, or they are the parent's.
     """
     proof = Proof(distance(served, expected), distance(served, parent), distance(expected, parent))
     if not proof.error <= tolerance:
@@ -93,7 +98,7 @@ def prove(
             f"trainer's by {proof.error:.4f} nats a token (allowed: {tolerance:g}); first text, engine: "
             f"{_head(served)}, trainer: {_head(expected)}"
         )
-    if not proof.error <= proof.error_to_parent:
+    if proof.tells_apart and proof.error > proof.error_to_parent:
         raise DeliveryError(
             f"the engine still serves the parent of {policy}: it is {proof.error_to_parent:.4f} nats a token from the "
             f"parent and {proof.error:.4f} from {policy}; first text, engine: {_head(served)}, trainer: "

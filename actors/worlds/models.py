@@ -42,15 +42,17 @@ def resolve(model: str, progress: Callable[[int, int, float], None] = lambda *_:
         WorldError: The directory holds no model, or the cache cannot be written.
     """
     if model in POCKET_MODELS:
+        from safetensors import SafetensorError
+
         from actors.worlds.pocket.build import BUILD_FILE, RECIPES, build
 
         folder = pocket_folder(model)
         if not (folder / BUILD_FILE).exists():
             try:
                 build(RECIPES[model], folder, progress)
-            except OSError as error:
+            except (OSError, SafetensorError) as error:
                 raise WorldError(
-                    f"the pocket model cannot be written to {folder}: {error.strerror or error}; free space there or "
+                    f"the pocket model cannot be written to {folder}: {error}; free space there or "
                     "set CANDOR_CACHE to a folder that can be written"
                 ) from None
         return str(folder)

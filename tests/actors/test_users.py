@@ -47,10 +47,11 @@ def test_each_side_sees_its_own_prompt_only():
 
 
 def test_the_rating_is_an_expectation_over_the_numbers():
-    value, distribution = asyncio.run(rate(ScriptedChat(str, rating={"2": 0.3, "10": 0.6}), []))
-    assert value == pytest.approx((0.3 * 2 + 0.6 * 10) / 0.9)
-    assert sum(distribution) == pytest.approx(1)
-    assert distribution[1] == pytest.approx(1 / 3)
+    rating = asyncio.run(rate(ScriptedChat(str, rating={"2": 0.3, "10": 0.6}), []))
+    assert rating.value == pytest.approx((0.3 * 2 + 0.6 * 10) / 0.9)
+    assert sum(rating.distribution) == pytest.approx(1)
+    assert rating.distribution[1] == pytest.approx(1 / 3)
+    assert rating.mass == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize("masses", [{}, {"5": 0.3}, {"5": float("nan")}])

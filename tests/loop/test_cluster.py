@@ -23,8 +23,12 @@ def test_what_the_cluster_lacks_is_said_before_anything_waits():
     with pytest.raises(ConfigError, match=r"4 GPU, but the cluster has 8 CPU and 2 GPU on 2 nodes:\n  4 x assistant"):
         check_resources(config, [{"CPU": 4.0, "GPU": 1.0}] * 2)
     whole = build(SMALL | {"assistant": {"cpus": 3}}, "test")
-    with pytest.raises(ConfigError, match="no node alone has room for: assistant"):
+    with pytest.raises(ConfigError, match="no node has room left for: assistant"):
         check_resources(whole, [{"CPU": 2.0}] * 4)
+    split = build(SMALL | {"assistant": {"cpus": 1.2, "replicas": 3}}, "test")
+    with pytest.raises(ConfigError, match="no node has room left for: assistant"):
+        check_resources(split, [{"CPU": 3.0}] + [{"CPU": 1.1}] * 4)
+    check_resources(split, [{"CPU": 3.0}] * 2)
 
 
 def test_rays_own_validation_takes_the_cluster_file():

@@ -39,6 +39,8 @@ def test_every_shipped_config_is_sound_and_says_its_question(path):
             {"arms": [{"name": "a", "biased_ratio": 0, "set": {"trainer.epoch": 3}}]},
             "arm a: trainer.epoch: unknown key",
         ),
+        ({"arms": [{"name": "a", "biased_ratio": 0, "set": {"trainer.gpus": 1}}]}, "trainer.gpus cannot differ"),
+        ({"arms": [{"name": "a", "biased_ratio": 0, "set": {"trainer": {"beta": 1}}}]}, "trainer: name one setting"),
         ({"arms": [{"biased_ratio": 0}]}, r"arms\[0\]\.name: this key is needed"),
     ],
 )

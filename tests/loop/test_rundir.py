@@ -1,7 +1,11 @@
+import subprocess
+import sys
+
 import pytest
 
 from loop.config import ConfigError, build
 from loop.rundir import RunDir, read_json, write_json, write_text
+from tests.conftest import ROOT
 
 SMALL = {"name": "test", "arms": [{"name": "a", "biased_ratio": 0.5}]}
 
@@ -10,7 +14,6 @@ def test_a_directory_of_another_config_is_refused_with_what_differs(tmp_path):
     out = RunDir(tmp_path / "run")
     out.open(build(SMALL, "test"))
     before = out.config.read_text()
-    out.open(build(SMALL, "test"))
     with pytest.raises(ConfigError, match=r"(?s)another config.*-rounds: 2\n\+rounds: 3"):
         out.open(build(SMALL | {"rounds": 3}, "test"))
     assert out.config.read_text() == before
@@ -28,3 +31,40 @@ def test_files_are_complete_or_absent(tmp_path, monkeypatch):
     assert read_json(tmp_path / "a.json") == {"x": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
     assert read_json(tmp_path / "none.json") == {}
+
+
+def test_two_runs_cannot_share_a_directory(tmp_path):
+    RunDir(tmp_path / "run").open(build(SMALL, "test"))
+    code = f"""
+from pathlib import Path
+from loop.config import build
+from loop.rundir import RunDir
+RunDir(Path({str(tmp_path / "run")!r})).open(build({SMALL!r}, "test"))
+"""
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert other.returncode == 1
+    assert "another candor run is at work there" in other.stderr
+
+
+def test_what_a_killed_run_left_half_done_is_swept(tmp_path):
+    out = RunDir(tmp_path / "run")
+    for left in (out.policy("a", 1).with_name(".1.123.tmp"), out.merged("a", 1)):
+        left.mkdir(parents=True)
+        (left / "weights").write_text("half")
+    torn = out.trajectories("a", 0) / ".segment-000000.arrow.123.tmp"
+    torn.parent.mkdir(parents=True)
+    torn.write_text("half")
+    out.sweep()
+    assert not list(out.root.rglob("weights"))
+    assert not torn.exists()
+
+
+def test_a_run_stays_with_the_model_it_began_with(tmp_path):
+    out, model = RunDir(tmp_path / "run"), tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"weights")
+    out.pin_model(str(model))
+    out.pin_model(str(model))
+    (model / "model.safetensors").write_bytes(b"weighty")
+    with pytest.raises(ConfigError, match="began with another base model"):
+        out.pin_model(str(model))

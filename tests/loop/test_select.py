@@ -64,3 +64,10 @@ def test_top_only():
 def test_too_few_rewards_are_said(rewards):
     with pytest.raises(SelectionError, match="have a reward"):
         select(table(rewards), SelectionSettings(), 0)
+
+
+@pytest.mark.parametrize("n", range(2, 40))
+def test_the_two_ends_never_meet(n):
+    top, bottom = picked(select(table([float(i) for i in range(n)]), SelectionSettings(top=0.5, bottom=0.5), 0))
+    assert len(top) == len(bottom) == n // 2
+    assert not top & bottom

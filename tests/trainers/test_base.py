@@ -28,7 +28,7 @@ def round_on_disk(tmp_path_factory) -> Path:
         turns = [
             Turn("system", "You are Sage, a therapist."),
             Turn("user", "I am Tom, a nurse. I should stop drinking, but there is a party tonight."),
-            Turn("assistant", GOOD if i % 2 else BAD, 5.0, [0.1] * 10, [1], [-0.1], "stop", None),
+            Turn("assistant", GOOD if i % 2 else BAD, 5.0, [0.1] * 10, 1.0, [1], [-0.1], "stop", None),
         ]
         trajectories.append(Trajectory(conversation(i), "p", turns, [], float(i % 2), "vllm test", 1.0, 2.0))
     write_table(folder / "trajectories" / "segment-000000.arrow", to_batch(trajectories))

@@ -25,6 +25,11 @@ def test_an_engine_that_kept_the_parent_is_found_even_within_tolerance():
         prove([[-1.0]], [[-1.1]], [[-1.0]], 0.2, "candor/policy-1")
 
 
+def test_a_policy_that_hardly_moved_is_no_failed_delivery():
+    proof = prove([[-1.03]], [[-1.0]], [[-1.01]], 0.2, "candor/policy-1")
+    assert not proof.tells_apart
+
+
 def test_nan_is_no_proof():
     with pytest.raises(DeliveryError):
         prove([[float("nan")]], [[-1.0]], [[-1.0]], 0.2, "candor/policy-1")

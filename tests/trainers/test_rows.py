@@ -64,7 +64,7 @@ def test_what_cannot_be_trained_on_is_said():
         training_rows(data, chosen({"id-9": True}), "sft", 0)
 
 
-def test_training_renders_the_tokens_that_the_engine_saw(pocket_model):
+def test_training_renders_the_tokens_that_the_engine_saw(pocket_model, tmp_path):
     """TRL's rendering of a row starts with the engine's prompt and ends with one end token; no second `<s>`."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
@@ -74,7 +74,7 @@ def test_training_renders_the_tokens_that_the_engine_saw(pocket_model):
     rows = rows_of(trajectory(0).row()["messages"], True) + rows_of(trajectory(1).row()["messages"], False)
     trainer = KTOTrainer(
         AutoModelForCausalLM.from_pretrained(pocket_model),
-        args=KTOConfig("unused", per_device_train_batch_size=2, use_cpu=True, bf16=False, report_to=[]),
+        args=KTOConfig(str(tmp_path), per_device_train_batch_size=2, use_cpu=True, bf16=False, report_to=[]),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
     )

@@ -11,7 +11,7 @@ from actors.worlds.pocket.talks import scenarios
 
 def stated(text: str, options: Sequence[str]) -> str | None:
     """The one option that `text` states, or None when it states none or several."""
-    found = [o for o in options if re.search(rf"\b{re.escape(o)}\b", text)]
+    found = [o for o in options if re.search(rf"\b{re.escape(o)}\b", text, re.IGNORECASE)]
     return found[0] if len(found) == 1 else None
 
 

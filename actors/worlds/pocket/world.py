@@ -24,7 +24,9 @@ class PocketWorld:
         return talks.draw_persona(talks.scenarios()[scenario], user_kind, random.Random(seed))
 
     def assistant_prompt(self, persona: Persona, seed: int) -> list[Message]:
-        return [said("system", speaker(ASSISTANT_NAME, random.Random(seed).choice(words()["talks"]["roles"])))]
+        return [
+            said("system", speaker(ASSISTANT_NAME, random.Random(f"role/{seed}").choice(words()["talks"]["roles"])))
+        ]
 
     def user_prompt(self, persona: Persona) -> list[Message]:
         return [said("system", talks.user_system(persona)), said("user", words()["talks"]["start"])]
