@@ -7,6 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForCausalLM
 
 from actors.buffer import write_table
+from actors.chat import prompt_ids
 from actors.trajectory import Trajectory, Turn, to_batch
 from actors.worlds import load_world
 from loop.select import SCHEMA
@@ -63,19 +64,18 @@ def job(data, out, parent=None, version=1, seed=3):
     )
 
 
-def preference(model, trainer) -> float:
-    """How much likelier, in nats, the liked reply is than the disliked one."""
-    chat = load_world("pocket").probe_chats()[0][:2]
-    out = []
-    for text in (GOOD, BAD):
-        ids = trainer._tokenizer.apply_chat_template(
-            [*chat, {"role": "assistant", "content": text}], tokenize=True, return_dict=False
-        )
-        tokens = torch.tensor([ids])
-        with torch.no_grad():
-            logprobs = model(tokens).logits[0, :-1].float().log_softmax(-1)
-        out.append(logprobs.gather(1, tokens[0, 1:, None]).sum().item())
-    return out[0] - out[1]
+def likelihood(model, trainer, reply) -> float:
+    """Log-probability of a reply, in nats, after the prompt that the round's rows have."""
+    prompt = [
+        {"role": "system", "content": "You are Sage, a therapist."},
+        {"role": "user", "content": "I am Tom, a nurse. I should stop drinking, but there is a party tonight."},
+    ]
+    begin = prompt_ids(trainer._tokenizer, prompt)
+    said = trainer._tokenizer(reply, add_special_tokens=False)["input_ids"]
+    tokens = torch.tensor([begin + said])
+    with torch.no_grad():
+        logprobs = model(tokens).logits[0, :-1].float().log_softmax(-1)
+    return logprobs.gather(1, tokens[0, 1:, None])[len(begin) - 1 :].sum().item()
 
 
 @pytest.mark.parametrize("algorithm", ["kto", "sft"])
@@ -86,9 +86,9 @@ def test_training_moves_towards_what_users_liked_and_leaves_the_base_alone(
 
     before = {k: v.clone() for k, v in trainer._base.state_dict().items()}
     probe = trainer.base_logprobs()
-    lineage = trainer.train(job(round_on_disk, tmp_path), settings(algorithm=algorithm))
+    lineage = trainer.train(job(round_on_disk, tmp_path), settings(algorithm=algorithm, epochs=4))
     assert lineage.rows == (32 if algorithm == "kto" else 16)
-    assert lineage.steps == lineage.rows // 8
+    assert lineage.steps == 4 * lineage.rows // 8
     assert lineage == read_lineage(tmp_path / "1")
     assert lineage.probe_parent == probe
     assert distance(lineage.probe, probe) > 0.01
@@ -97,9 +97,13 @@ def test_training_moves_towards_what_users_liked_and_leaves_the_base_alone(
     assert all(torch.equal(v, before[k]) for k, v in trainer._base.state_dict().items())
 
     base = AutoModelForCausalLM.from_pretrained(pocket_model, dtype=torch.float32)
-    untouched = preference(base, trainer)
+    good, bad = (likelihood(base, trainer, reply) for reply in (GOOD, BAD))
     policy = peft.PeftModel.from_pretrained(base, tmp_path / "1").eval()
-    assert preference(policy, trainer) > untouched + 0.1
+    if algorithm == "sft":
+        assert likelihood(policy, trainer, GOOD) > good + 0.5
+    else:
+        margin = likelihood(policy, trainer, GOOD) - likelihood(policy, trainer, BAD)
+        assert margin > good - bad + 0.5
     with torch.no_grad():
         ids = torch.tensor([trainer._probe[0]])
         logprobs = policy(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0].tolist()
