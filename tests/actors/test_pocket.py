@@ -1,6 +1,7 @@
 import random
 
 import pytest
+from safetensors import SafetensorError
 
 from actors.worlds import WorldError, load_world
 from actors.worlds.models import resolve
@@ -142,4 +143,17 @@ def test_models_that_are_none_are_named(tmp_path, monkeypatch):
     blocked.write_text("")
     monkeypatch.setenv("CANDOR_CACHE", str(blocked))
     with pytest.raises(WorldError, match="set CANDOR_CACHE to a folder that can be written"):
+        resolve("pocket")
+
+
+@pytest.mark.parametrize("full", [OSError(28, "No space left on device"), SafetensorError("No space left on device")])
+def test_a_full_cache_is_named_with_what_to_do(tmp_path, monkeypatch, full):
+    def build(*_):
+        raise full
+
+    monkeypatch.setenv("CANDOR_CACHE", str(tmp_path))
+    monkeypatch.setattr("actors.worlds.pocket.build.build", build)
+    with pytest.raises(
+        WorldError, match=r"cannot be written to .*No space left on device; free space there or set CANDOR"
+    ):
         resolve("pocket")

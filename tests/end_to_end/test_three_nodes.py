@@ -1,4 +1,4 @@
-"""Three raylets on one machine, two engine replicas, policies as adapters: the loop as it is on a cluster."""
+"""Three raylets on one machine, two engine replicas, policies as adapters, SFT: the loop as it is on a cluster."""
 
 import json
 import os
@@ -20,7 +20,7 @@ name: nodes
 rounds: 1
 arms: [{{name: biased, biased_ratio: 0.5}}]
 rollout: {{conversations: 48}}
-trainer: {{lora: {{rank: 4, alpha: 8}}, learning_rate: 1.0e-3, schedule: constant, batch_size: 8}}
+trainer: {{algorithm: sft, lora: {{rank: 4, alpha: 8}}, learning_rate: 1.0e-3, schedule: constant, batch_size: 8}}
 assistant: {{sync: lora, replicas: 2, cpus: 1, threads: 1}}
 users: {{pools: 2, cpus: 0.3}}
 evals: {{mask: 48, sycophancy: 24, provided: 24, deception: 24, capability: 20}}
