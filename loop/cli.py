@@ -102,7 +102,7 @@ def _go(settings, rundir, again: str) -> None:
 
             rounds.run(settings, model, rundir, ui)
         _end(settings, rundir, "finished")
-    except (KeyboardInterrupt, SystemExit):  # Ray turns SIGTERM into SystemExit while it is up
+    except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _end(settings, rundir, "stopped")
         raise _fail(f"stopped; nothing that was finished is lost. Go on with: {again}", STOPPED) from None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +97,8 @@ def connect(config: RunConfig) -> None:
         start_local_ray(config.name)
         return
     try:
-        ray.init(address=config.cluster.address, namespace=config.name, **_QUIET)
+        with _own_sigterm():
+            ray.init(address=config.cluster.address, namespace=config.name, **_QUIET)
     except ConnectionError as error:
         raise ConfigError(f"cluster.address {config.cluster.address}: no Ray cluster answers ({error})") from None
 
@@ -110,7 +112,18 @@ def start_local_ray(namespace: str) -> None:
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(address="local", namespace=namespace, include_dashboard=False, object_store_memory=256 * 2**20, **_QUIET)
+    with _own_sigterm():
+        ray.init(
+            address="local", namespace=namespace, include_dashboard=False, object_store_memory=256 * 2**20, **_QUIET
+        )
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM, which `ray.init` replaces by one that ends the process at once."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
 
 
 class Crew:

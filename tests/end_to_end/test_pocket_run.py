@@ -229,7 +229,7 @@ def test_another_config_is_refused(finished):
 
 @pytest.mark.slow
 def test_ctrl_c_in_every_other_stage(pocket_model, tmp_path):
-    """Stopped while starting, training, publishing and evaluating, one after the other, the run still ends whole."""
+    """Stopped while starting, training (by SIGTERM), publishing and evaluating, the run still ends whole."""
     (tmp_path / "small.yaml").write_text(CONFIG.replace("conversations: 96", "conversations: 48"))
     out = tmp_path / "out"
     stages = {
@@ -246,9 +246,13 @@ def test_ctrl_c_in_every_other_stage(pocket_model, tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         time.sleep(5 if stage == "starting" else 0.1)
-        os.killpg(run.pid, signal.SIGINT)
+        if stage == "training":
+            os.kill(run.pid, signal.SIGTERM)
+        else:
+            os.killpg(run.pid, signal.SIGINT)
         text = run.communicate(timeout=90)[0]
         assert run.returncode == 130, (stage, text)
+        assert "Go on with:" in text, stage
         assert "Traceback" not in text
         assert gone(out) == [], stage
         assert not list(out.rglob("*.tmp")), stage
