@@ -27,10 +27,6 @@ app.add_typer(world_app, name="world")
 USAGE, FAILED, STOPPED = 2, 1, 130
 
 
-class Stopped(KeyboardInterrupt):
-    """The run was asked to stop."""
-
-
 def main() -> None:
     """Entry point of the `candor` command."""
     app()
@@ -88,13 +84,12 @@ def _go(settings, rundir, again: str) -> None:
     from loop.monitor import Stages
 
     console = Console()
-
-    def stop(*_: object) -> None:
-        raise Stopped
-
-    signal.signal(signal.SIGTERM, stop)
+    ui = Stages(console)
+    for asked in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(asked) is not signal.SIG_IGN:  # as a shell's background jobs ignore SIGINT
+            signal.signal(asked, ui.stop)
     try:
-        with Stages(console) as ui:
+        with ui:
             ui.say(f"run directory: {_shown(rundir.root)}")
             model = _model(settings.model, ui)
             rundir.pin_model(model)
@@ -103,7 +98,6 @@ def _go(settings, rundir, again: str) -> None:
             rounds.run(settings, model, rundir, ui)
         _end(settings, rundir, "finished")
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         _end(settings, rundir, "stopped")
         raise _fail(f"stopped; nothing that was finished is lost. Go on with: {again}", STOPPED) from None
     except (ConfigError, WorldError) as error:

@@ -18,6 +18,10 @@ SAMPLES = 3
 """Transcripts of each kind of user that a round shows."""
 
 
+class Stopped(KeyboardInterrupt):
+    """The run was asked to stop."""
+
+
 class Stage:
     """Progress of one stage; `update` takes the count so far."""
 
@@ -31,6 +35,7 @@ class Stage:
         self.done = 0.0
 
     def update(self, done: float, total: float | None = None) -> None:
+        self._ui.heed()
         self.done, self._total = done, total or self._total
         rate = self._rate()
         self._ui.progress.update(self._task, completed=done, total=self._total, rate=rate)
@@ -62,6 +67,7 @@ class Stages:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._stopping = False
         self.live = console.is_terminal
         self.progress = Progress(
             SpinnerColumn(),
@@ -81,6 +87,17 @@ class Stages:
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
+
+    def stop(self, *_: object) -> None:
+        """Handler of SIGINT and SIGTERM. A second signal does not disturb the clean-up that the first one began."""
+        if not self._stopping:
+            self._stopping = True
+            raise Stopped
+
+    def heed(self) -> None:
+        """Raise `Stopped` again where it was lost: Python drops exceptions that are raised inside some callbacks."""
+        if self._stopping:
+            raise Stopped
 
     def say(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True)
