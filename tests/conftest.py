@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,11 @@ from actors.trajectory import Conversation, Trajectory, Turn
 from actors.worlds.base import Message
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def hear_ctrl_c() -> None:
+    """For `Popen(preexec_fn=...)`: a child of a background job would inherit that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

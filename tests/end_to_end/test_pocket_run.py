@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from actors.buffer import read_round, read_table
 from loop.config import load
 from loop.plan import plan_round
-from tests.conftest import ROOT
+from tests.conftest import ROOT, hear_ctrl_c
 
 CANDOR = Path(sys.executable).parent / "candor"
 CONFIG = """
@@ -55,6 +55,7 @@ def start(out: Path, *args: str) -> subprocess.Popen:
         text=True,
         cwd=ROOT,
         start_new_session=True,
+        preexec_fn=hear_ctrl_c,
         env=os.environ | {"CANDOR_TEST": str(out)},
     )
 

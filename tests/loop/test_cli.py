@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, hear_ctrl_c
 
 CANDOR = Path(sys.executable).parent / "candor"
 
@@ -112,6 +112,7 @@ def test_ctrl_c_while_the_model_is_built_leaves_no_half_model(tmp_path):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=hear_ctrl_c,
         env=os.environ | {"CANDOR_CACHE": str(cache)},
     )
     deadline = time.monotonic() + 60
