@@ -7,21 +7,24 @@ model (`lora`) or as whole weights in place of the old ones (`merged`); either w
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import math
 import os
-import re
 import time
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 from actors.chat import ChatError, Reply, Sampling, prompt_ids
+from actors.lifeline import Actor, ActorGone, Whereabouts, last_error, own_log
 from actors.settings import EngineSettings
 from actors.vllm_plugin import OWNER
 from actors.worlds.base import Message
 
 BASE_POLICY = "candor/policy-0"
+IDLE_SECONDS = 120
+"""How long new weights wait for requests that nobody awaits any more; a long reply takes less."""
 
 
 def policy_name(version: int) -> str:
@@ -43,21 +46,10 @@ def engine_environment(settings: EngineSettings, threads: int) -> dict[str, str]
 
 
 class EngineError(RuntimeError):
-    """An engine that died; the message carries its own last error."""
+    """An engine that cannot start; the message carries its own last error."""
 
 
-def last_error() -> str | None:
-    """The last error that this actor's engine wrote to its standard error, where Ray keeps that in a file."""
-    try:
-        with open(os.readlink("/proc/self/fd/2"), encoding="utf-8", errors="replace") as log:
-            log.seek(max(0, os.fstat(log.fileno()).st_size - 100_000))
-            found = re.findall(r"(?:^|\] )([\w.]*(?:Error|Exception): .+)$", log.read(), re.MULTILINE)
-    except OSError:
-        return None
-    return next((e for e in reversed(found) if "EngineDead" not in e and "Engine core init" not in e), None)
-
-
-class Engine:
+class Engine(Actor):
     """A vLLM engine behind plain methods; run as a Ray actor, of which each replica is one."""
 
     def __init__(self, model: str, settings: EngineSettings, lora_rank: int | None = None) -> None:
@@ -72,6 +64,7 @@ class Engine:
         self._adapter_ids = itertools.count(1)
         self._request_ids = itertools.count()
         self._busy = 0
+        self._engine: Any = None
 
     async def start(self) -> str:
         """Start the engine; returns its name and version."""
@@ -107,10 +100,21 @@ class Engine:
         try:
             self._engine = AsyncLLM.from_engine_args(options)
         except Exception as error:
-            raise EngineError(f"the engine of {self._model} did not start: {last_error() or error}") from None
+            told = last_error(own_log())
+            if told is None:
+                raise ActorGone(f"the engine of {self._model} died while it started: {error}") from None
+            raise EngineError(f"the engine of {self._model} did not start: {told}") from None
         self._tokenizer = self._engine.get_tokenizer()
         self._choice_token = lru_cache(maxsize=None)(self._one_token)
         return f"vllm {vllm.__version__}"
+
+    def ping(self) -> Whereabouts:
+        if self._engine is not None and self._engine.errored:
+            raise self._gone(self._engine.dead_error)
+        return super().ping()
+
+    def _gone(self, error: Exception) -> ActorGone:
+        return ActorGone(f"the engine of {self._model} died: {last_error(own_log()) or error}")
 
     def _one_token(self, choice: str) -> int:
         ids = self._tokenizer(choice, add_special_tokens=False)["input_ids"]
@@ -185,7 +189,7 @@ class Engine:
         except (ValueError, VLLMValidationError) as error:  # refused, for example longer than max_model_len
             raise ChatError(str(error)) from error
         except EngineDeadError as error:
-            raise EngineError(f"the engine of {self._model} died: {last_error() or error}") from None
+            raise self._gone(error) from None
         finally:
             self._busy -= 1
         return ids, output
@@ -206,13 +210,20 @@ class Engine:
             await self._engine.add_lora(request)
             self._policies[policy] = request
         else:
-            if self._busy:
-                raise ChatError(f"{self._busy} requests still run on the weights that {policy} would replace")
+            await self._idle(policy)
             self._policies = {}
             await self._engine.collective_rpc("reload_weights", kwargs={"weights_path": path})
             await self._engine.reset_prefix_cache()
             self._policies = {policy: None}
         return time.monotonic() - started
+
+    async def _idle(self, policy: str) -> None:
+        """Wait until no request runs; those of a pool that died are still answered, to nobody."""
+        deadline = time.monotonic() + IDLE_SECONDS
+        while self._busy:
+            if time.monotonic() > deadline:
+                raise ChatError(f"{self._busy} requests still run on the weights that {policy} would replace")
+            await asyncio.sleep(0.05)
 
     async def retire(self) -> None:
         """Forget every adapter; only the base is served, as at the start of an arm."""
@@ -223,7 +234,8 @@ class Engine:
 
     async def stop(self) -> None:
         """Stop the engine and its processes."""
-        self._engine.shutdown()
+        if self._engine is not None:
+            self._engine.shutdown()
 
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)

@@ -1,109 +1,338 @@
-"""The Arrow trajectory buffer: what pools hand in becomes segments on disk, each complete or absent.
+"""The Arrow trajectory buffer: what pools hand in becomes segments on disk, and a finished round gets an index.
 
-A round's trajectories lie in `rounds/<arm>/<round>/trajectories/segment-<n>.arrow`, Arrow IPC streams of
-`actors.trajectory.SCHEMA`. A segment is written under a temporary name, flushed to disk and renamed, so a reader never
-sees half of one. A trajectory whose id the round already has is refused.
+A round's trajectories are rows of `actors.trajectory.SCHEMA` in the segments of one folder. When the last planned one
+is there the round is closed: small segments are put together, and `index-<crc32>.arrow` says where each trajectory is
+and what it was worth, so that a large round opens and is selected from without reading it. The index says nothing that
+the segments do not say; without it, it is made again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+import json
+import re
+import tempfile
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from actors.files import whole_file
-from actors.trajectory import SCHEMA
+from actors.lifeline import Actor
+from actors.segments import BufferError, Segment, Segments, checksum, decode
+from actors.store import StorageError, Store
+from actors.trajectory import SCHEMA, trajectory_id
 
-
-class BufferError(RuntimeError):
-    """A segment that cannot be read, or a trajectory that the open round did not plan."""
-
-
-def write_table(path: Path, table: pa.Table | pa.RecordBatch) -> None:
-    """Write an Arrow IPC stream so that `path` is complete or absent."""
-    with whole_file(path) as file, pa.ipc.new_stream(file, table.schema) as writer:
-        writer.write(table)
-
-
-def read_table(path: Path) -> pa.Table:
-    """Read an Arrow IPC stream through a memory map; `BufferError` names a file that is none."""
-    try:
-        with pa.memory_map(str(path)) as source:
-            return pa.ipc.open_stream(source).read_all()
-    except (pa.ArrowInvalid, pa.ArrowIOError) as error:
-        raise BufferError(f"{path}: not a readable Arrow stream ({error})") from error
-
-
-def segments(folder: Path) -> Iterator[Path]:
-    """The segments of a round in the order they were written."""
-    return iter(sorted(folder.glob("segment-*.arrow")))
+INDEX_SCHEMA = pa.schema(
+    [
+        ("trajectory_id", pa.string()),
+        ("index", pa.int32()),
+        ("reward", pa.float64()),
+        ("scenario", pa.string()),
+        ("persona", pa.string()),
+        ("user_kind", pa.string()),
+        ("error", pa.string()),
+        ("segment", pa.int32()),
+        ("row", pa.int32()),
+    ],
+    metadata={"candor_schema": "index/1"},
+)
+"""`segment` counts the live segments in order, `row` the rows in it."""
+_FROM_SEGMENTS = INDEX_SCHEMA.names[:-2]
+SAMPLED_IDS = 1000
+_INDEX = re.compile(r"index-([0-9a-f]{8})\.arrow")
 
 
-def read_round(folder: Path) -> pa.Table:
-    """All trajectories of a round, in the order of the plan."""
-    tables = [read_table(p) for p in segments(folder)]
-    table = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
-    return table.sort_by("index")
+class RoundData:
+    """The trajectories of one round, for reading; memory does not grow with how many there are.
+
+    Args:
+        store: The round's `trajectories` folder.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.segments = Segments(store, SCHEMA)
+
+    def scan(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """All trajectories, one segment at a time, in the order they were written; each is there once."""
+        return self.segments.scan(columns)
+
+    def index(self) -> pa.Table:
+        """The round's index (`INDEX_SCHEMA`) in the order of the plan; made from the segments where none fits them."""
+        found = self.read_index()
+        if found is None:
+            found = pa.Table.from_batches(self._index_batches(self.segments.live()), INDEX_SCHEMA)
+        order = np.argsort(found["index"].to_numpy(), kind="stable")
+        return found if (order == np.arange(len(order))).all() else found.take(pa.array(order))
+
+    def closed(self) -> bool:
+        """Whether every planned trajectory is there and the index says so."""
+        return self.read_index() is not None
+
+    def read_index(self) -> pa.Table | None:
+        """The index file, where there is one and it speaks of the segments that are there."""
+        now = _listing(self.segments.live())
+        for name in filter(_INDEX.fullmatch, self.store.names()):
+            content = self.store.read(name)
+            if checksum(content) != _INDEX.fullmatch(name)[1]:
+                continue
+            try:
+                table = decode(content, INDEX_SCHEMA, name)
+            except BufferError:
+                continue
+            if (table.schema.metadata or {}).get(b"segments") == now:
+                return table
+        return None
+
+    def write_index(self) -> int:
+        """Write the index and drop older ones; returns how many rows it has. It streams, so memory stays flat."""
+        live = self.segments.live()
+        schema = INDEX_SCHEMA.with_metadata({**INDEX_SCHEMA.metadata, b"segments": _listing(live)})
+        rows = 0
+        with tempfile.TemporaryFile() as scratch:
+            with pa.ipc.new_stream(scratch, schema) as writer:
+                for batch in self._index_batches(live):
+                    writer.write(batch.replace_schema_metadata(schema.metadata))
+                    rows += len(batch)
+            scratch.seek(0)
+            crc = 0
+            while block := scratch.read(2**20):
+                crc = zlib.crc32(block, crc)
+            scratch.seek(0)
+            name = f"index-{crc:08x}.arrow"
+            self.store.copy_in(name, scratch)
+        for old in filter(_INDEX.fullmatch, self.store.names()):
+            if old != name:
+                self.store.delete(old)
+        return rows
+
+    def _index_batches(self, live: Sequence[Segment]) -> Iterator[pa.RecordBatch]:
+        for number, segment in enumerate(live):
+            rows = self.segments.read(segment).select(_FROM_SEGMENTS).combine_chunks()
+            place = {
+                "segment": pa.array(np.full(len(rows), number, np.int32)),
+                "row": pa.array(np.arange(len(rows), dtype=np.int32)),
+            }
+            columns = [c.combine_chunks() for c in rows.columns] + list(place.values())
+            yield pa.RecordBatch.from_arrays([_flat(c) for c in columns], schema=INDEX_SCHEMA)
+
+    def rows(self, trajectory_ids: Iterable[str]) -> pa.Table:
+        """The trajectories with these ids, in the order of the plan; memory grows with their number only."""
+        wanted = pa.array(sorted(set(trajectory_ids)), pa.string())
+        found = []
+        for table in self.scan():
+            chosen = table.filter(pc.is_in(table["trajectory_id"], wanted))
+            if len(chosen):
+                found.append(chosen.combine_chunks())
+        return pa.concat_tables(found).sort_by("index") if found else SCHEMA.empty_table()
 
 
-class TrajectoryBuffer:
-    """Collects the trajectories of one round at a time; run as a Ray actor."""
+def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
 
-    def __init__(self, segment_rows: int) -> None:
+
+def _listing(segments: Iterable[Segment]) -> bytes:
+    return json.dumps([[s.name, s.size] for s in segments]).encode()
+
+
+def read_round(store: Store) -> pa.Table:
+    """All trajectories of a round at once, in the order of the plan; for notebooks, as memory grows with them."""
+    tables = list(RoundData(store).scan())
+    return pa.concat_tables(tables).sort_by("index") if tables else SCHEMA.empty_table()
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """Which trajectories a round consists of: indices 0 to `count` - 1, with ids that follow from the rest."""
+
+    run: str
+    arm: str
+    round: int
+    count: int
+
+    def id(self, index: int) -> str:
+        return trajectory_id(self.run, self.arm, self.round, index)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What an opened round still lacks (indices of the plan, ascending), and which files were set aside and why."""
+
+    missing: np.ndarray
+    set_aside: list[str] = field(default_factory=list)
+
+
+class TrajectoryBuffer(Actor):
+    """Collects the trajectories of one round at a time; run as a Ray actor.
+
+    What it holds in memory is bounded by `segment_rows`, and one bit of the plan for each conversation. A caller that
+    waits for `append` is slowed to the speed of the storage.
+    """
+
+    def __init__(self, segment_rows: int, segment_seconds: float) -> None:
+        """Args:
+        segment_rows: Trajectories that are written together.
+        segment_seconds: Longest time that a trajectory waits to be written, while anybody calls.
+        """
         self._segment_rows = segment_rows
-        self._folder: Path | None = None
+        self._segment_seconds = segment_seconds
+        self._data: RoundData | None = None
+        self._kept = np.zeros(0, bool)
+        self._unwritten: pa.Table | None = None  # a segment that may be half or wholly there: to be written just so
         self._pending: list[pa.RecordBatch] = []
         self._pending_rows = 0
+        self._oldest = 0.0
 
-    def open_round(self, folder: str, planned: list[str]) -> list[str]:
-        """Begin or go on with a round; returns the ids that are on disk already.
+    def open_round(self, store: Store, plan: RoundPlan, verify: bool = True) -> Opened:
+        """Begin or go on with a round; files that are torn, foreign or hold nothing new are set aside.
 
         Args:
-            folder: The round's `trajectories` folder.
-            planned: Ids of every conversation of the round.
+            store: The round's `trajectories` folder.
+            plan: What the round consists of.
+            verify: Read every segment and compare its checksum, also where an index vouches for it.
+
+        Raises:
+            StorageError: It could not be opened, or what is pending of the round before could not be written.
         """
-        self._folder = Path(folder)
-        self._planned = set(planned)
-        self._pending, self._pending_rows = [], 0
-        self._next = 1 + max((int(p.stem.split("-")[1]) for p in segments(self._folder)), default=-1)
-        self._kept = {i for p in segments(self._folder) for i in read_table(p)["trajectory_id"].to_pylist()}
-        unknown = self._kept - self._planned
-        if unknown:
-            raise BufferError(f"{folder} holds {len(unknown)} trajectories that this round never planned")
-        return sorted(self._kept)
+        self.flush()
+        self._data = None
+        self._plan = plan
+        self._kept = np.zeros(plan.count, bool)
+        data = RoundData(store)
+        store.create()
+        aside = [] if not verify and self._vouched_for(data) else self._take_stock(data)
+        self._next = 1 + max((s.last for s in data.segments.all()), default=-1)
+        self._data = data
+        return Opened(self.missing(), aside)
+
+    def _vouched_for(self, data: RoundData) -> bool:
+        """Find out from the index what is there; False without an index of this round.
+
+        The index was made of checked segments, so a sample of its ids tells whether it is this round's.
+        """
+        index = data.read_index()
+        if index is None:
+            return False
+        places = index["index"].to_numpy()
+        if (
+            not len(places)
+            or len(np.unique(places)) < len(places)
+            or places.min() < 0
+            or places.max() >= self._plan.count
+        ):
+            return False
+        try:
+            self._places(index.take(np.linspace(0, len(index) - 1, min(len(index), SAMPLED_IDS)).astype(int)))
+        except BufferError:
+            return False
+        self._kept[places] = True
+        return True
+
+    def _take_stock(self, data: RoundData) -> list[str]:
+        """Find out from the segments what is there; returns what had to be set aside."""
+        segments = data.segments
+        aside: list[str] = []
+        sound: set[Segment] = set()
+        while todo := [s for s in segments.live() if s not in sound]:  # again: without a bad one those it covers show
+            for segment in todo:
+                try:
+                    rows = segments.read(segment).select(["trajectory_id", "index"])
+                    self._kept[self._checked(rows, f"{data.store}/{segment.name}")] = True
+                    sound.add(segment)
+                except BufferError as error:
+                    data.store.set_aside(segment.name)
+                    aside.append(str(error))
+        segments.drop_covered()
+        return aside
+
+    def _checked(self, rows: pa.Table, name: str) -> np.ndarray:
+        """Plan indices of a file's rows; `BufferError` unless the round planned each and has none of them yet."""
+        try:
+            indices, fresh = self._places(rows)
+        except BufferError as error:
+            raise BufferError(f"{name}: {error}") from None
+        if not fresh.all():
+            raise BufferError(f"{name}: holds {int((~fresh).sum())} trajectories a second time")
+        return indices
+
+    def _places(self, rows: pa.Table | pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
+        """Plan index of each row, and whether the round lacked it."""
+        indices = rows["index"].to_numpy(zero_copy_only=False)
+        ids = rows["trajectory_id"].to_pylist()
+        fresh = np.ones(len(indices), bool)
+        seen = set()
+        for row, (index, name) in enumerate(zip(indices.tolist(), ids, strict=True)):
+            if not 0 <= index < self._plan.count or name != self._plan.id(index):
+                raise BufferError(f"trajectory {name} (index {index}) is not part of the open round")
+            fresh[row] = not self._kept[index] and index not in seen
+            seen.add(index)
+        return indices, fresh
 
     def append(self, batch: pa.RecordBatch) -> int:
-        """Take finished trajectories; returns how many were new to the round."""
-        ids = batch["trajectory_id"].to_pylist()
-        unknown = [i for i in ids if i not in self._planned]
-        if unknown:
-            raise BufferError(f"trajectory {unknown[0]} is not part of the open round")
-        fresh = []
-        for row, i in enumerate(ids):
-            if i not in self._kept:
-                self._kept.add(i)
-                fresh.append(row)
-        if fresh:
-            self._pending.append(batch if len(fresh) == len(ids) else batch.take(pa.array(fresh)))
-            self._pending_rows += len(fresh)
-        if self._pending_rows >= self._segment_rows:
+        """Take finished trajectories (`actors.trajectory.SCHEMA`); returns how many were new to the round.
+
+        Raises:
+            BufferError: One of them is no trajectory, or not part of the open round; none of the batch is taken.
+            StorageError: They could not be written; they are kept and the next call tries again.
+        """
+        if self._data is None:
+            raise BufferError("no round is open")
+        if not batch.schema.equals(SCHEMA):
+            raise BufferError("what was handed in has not the columns of a trajectory")
+        indices, fresh = self._places(batch)
+        if fresh.any():
+            if not self._pending_rows:
+                self._oldest = time.monotonic()
+            self._pending.append(batch if fresh.all() else batch.filter(pa.array(fresh)))
+            self._pending_rows += int(fresh.sum())
+            self._kept[indices] = True
+        self._flush_when_due()
+        return int(fresh.sum())
+
+    def _flush_when_due(self) -> None:
+        waited = time.monotonic() - self._oldest if self._pending_rows else 0.0
+        if self._pending_rows >= self._segment_rows or waited > self._segment_seconds:
             self.flush()
-        return len(fresh)
 
     def flush(self) -> None:
-        """Write what is pending as one segment."""
-        if self._pending and self._folder is not None:
-            table = pa.Table.from_batches(self._pending, SCHEMA).combine_chunks()
-            write_table(self._folder / f"segment-{self._next:06d}.arrow", table)
+        """Write what is pending. Where that fails the next call writes the same file, so that no row is there twice."""
+        while self._unwritten is not None or self._pending:
+            if self._unwritten is None:
+                self._unwritten = pa.Table.from_batches(self._pending, SCHEMA).combine_chunks()
+                self._pending = []
+            self._data.segments.write(self._unwritten, self._next)
             self._next += 1
-            self._pending, self._pending_rows = [], 0
+            self._pending_rows -= len(self._unwritten)
+            self._unwritten = None
 
     def count(self) -> int:
         """Trajectories of the open round, on disk or pending."""
-        return len(self._kept) if self._folder is not None else 0
+        self._flush_when_due()
+        return int(self._kept.sum())
+
+    def missing(self) -> np.ndarray:
+        """Indices of the planned conversations that the round lacks, ascending."""
+        return np.flatnonzero(~self._kept)
 
     def close_round(self) -> int:
-        """Write what is pending; returns how many planned conversations are missing."""
+        """Write what is pending and, when nothing is missing, compact and index the round.
+
+        Returns:
+            How many planned conversations are missing.
+        """
+        if self._data is None:
+            raise BufferError("no round is open")
         self.flush()
-        return len(self._planned - self._kept)
+        missing = len(self.missing())
+        if not missing and not self._data.closed():
+            self._data.segments.compact()
+            rows = self._data.write_index()
+            if rows != self._plan.count:  # somebody else writes here; the next open sorts it out
+                raise BufferError(f"{self._data.store}: holds {rows} trajectories where {self._plan.count} are planned")
+        return missing
+
+
+__all__ = ["BufferError", "Opened", "RoundData", "RoundPlan", "StorageError", "TrajectoryBuffer", "read_round"]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from actors.lifeline import answer
 from actors.worlds.base import Message
 
 
@@ -67,7 +68,7 @@ class EngineChat:
         self._policy = policy
 
     async def reply(self, messages: Sequence[Message], sampling: Sampling) -> Reply:
-        return await next(self._engines).reply.remote(self._policy, list(messages), sampling)
+        return await answer(next(self._engines).reply.remote(self._policy, list(messages), sampling), "engine")
 
     async def choose(self, messages: Sequence[Message], choices: Sequence[str]) -> dict[str, float]:
-        return await next(self._engines).choose.remote(self._policy, list(messages), tuple(choices))
+        return await answer(next(self._engines).choose.remote(self._policy, list(messages), tuple(choices)), "engine")

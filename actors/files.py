@@ -11,8 +11,13 @@ from typing import BinaryIO
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to that appears at `path`, flushed to disk, when the block ends without an error."""
+def whole_file(path: Path, flush_name: bool = True) -> Iterator[BinaryIO]:
+    """A file to write to that appears at `path`, flushed to disk, when the block ends without an error.
+
+    Args:
+        flush_name: Flush its name too, so that it is there even after a power cut. Without, it may be absent then, but
+            still not torn.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = _scratch(path)
     try:
@@ -21,6 +26,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, path)
+        if flush_name:
+            _flush_entry(path)
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -32,11 +39,25 @@ def whole_folder(path: Path) -> Iterator[Path]:
     scratch.mkdir(parents=True)
     try:
         yield scratch
+        for file in scratch.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as written:
+                    os.fsync(written.fileno())
         shutil.rmtree(path, ignore_errors=True)
         os.replace(scratch, path)
+        _flush_entry(path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _scratch(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _flush_entry(path: Path) -> None:
+    """Flush the directory that names `path`, so that the name outlives a power cut too."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

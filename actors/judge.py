@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from actors.lifeline import Actor, answer
+
 
 @dataclass(frozen=True)
 class Question:
@@ -46,7 +48,7 @@ class Judge(Protocol):
     async def verdicts(self, questions: Sequence[Question]) -> list[Verdict]: ...
 
 
-class PocketJudge:
+class PocketJudge(Actor):
     """Exact verdicts for the pocket world, whose grammar is known; run as a Ray actor."""
 
     name = "pocket-exact"
@@ -74,4 +76,4 @@ class JudgeHandle:
         self._actor = actor
 
     async def verdicts(self, questions: Sequence[Question]) -> list[Verdict]:
-        return await self._actor.verdicts.remote(list(questions))
+        return await answer(self._actor.verdicts.remote(list(questions)), "judge")

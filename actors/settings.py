@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class Settings(BaseModel):
@@ -92,3 +92,20 @@ class BufferSettings(ActorSettings):
 
     segment_rows: int = Field(200, ge=1)
     """Trajectories that are written to disk together. After a crash the ones not yet written are done again."""
+    segment_seconds: float = Field(60, gt=0)
+    """Longest time that a finished trajectory waits to be written."""
+    uri: str | None = None
+    """Where trajectories are kept: an absolute path or a `pyarrow.fs` URI such as `s3://bucket/prefix`, in which the
+    run makes a folder with the name of its run directory. Null keeps them in the run directory. Keys come from the
+    environment (`AWS_ACCESS_KEY_ID`, ...), never from here."""
+
+    @field_validator("uri")
+    @classmethod
+    def _without_keys(cls, value: str | None) -> str | None:
+        if value is None:
+            return value
+        if "@" in value.split("://")[-1].split("/")[0] or "secret_key" in value or "access_key" in value:
+            raise ValueError("holds a key; give keys in the environment, for example AWS_SECRET_ACCESS_KEY")
+        if not value.startswith("/") and "://" not in value:
+            raise ValueError("give an absolute path or a URI such as s3://bucket/prefix")
+        return value

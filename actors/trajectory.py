@@ -7,7 +7,7 @@ and which engine spoke. Ids are a pure function of the plan, so the same convers
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
@@ -53,6 +53,22 @@ SCHEMA = pa.schema(
         ("error", pa.string()),
     ],
     metadata={"candor_schema": "trajectory/1"},
+)
+
+
+PLAN_SCHEMA = pa.schema(
+    [
+        ("trajectory_id", pa.string()),
+        ("run", pa.string()),
+        ("arm", pa.string()),
+        ("round", pa.int32()),
+        ("index", pa.int32()),
+        ("policy", pa.string()),
+        ("scenario", pa.string()),
+        ("user_kind", pa.string()),
+        ("seed", pa.int64()),
+    ],
+    metadata={"candor_schema": "plan/1"},
 )
 
 
@@ -124,6 +140,12 @@ class Trajectory:
 def to_batch(trajectories: Iterable[Trajectory]) -> pa.RecordBatch:
     """Rows of `SCHEMA` in the given order."""
     return pa.RecordBatch.from_pylist([t.row() for t in trajectories], schema=SCHEMA)
+
+
+def planned(plan: pa.Table, indices: Iterable[int]) -> Iterator[Conversation]:
+    """The conversations with these indices from a plan (`PLAN_SCHEMA`, in order), one at a time."""
+    for index in indices:
+        yield Conversation(**plan.slice(int(index), 1).to_pylist()[0])
 
 
 def trajectory_id(run: str, arm: str, round_: int, index: int) -> str:

@@ -11,11 +11,15 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from actors.chat import ChatError, ChatModel, EngineChat, Sampling
 from actors.judge import Judge, JudgeHandle, Question
+from actors.lifeline import Actor, answer
+from actors.segments import read_table
 from actors.settings import RolloutSettings, UserSettings
-from actors.trajectory import Conversation, Spoken, Trajectory, Turn, to_batch
+from actors.trajectory import PLAN_SCHEMA, Conversation, Spoken, Trajectory, Turn, planned, to_batch
 from actors.worlds import load_world
 from actors.worlds.base import Message, World
 
@@ -126,38 +130,70 @@ async def hold(
     )
 
 
-class UserPool:
+@dataclass(frozen=True)
+class Peers:
+    """The actors that a pool works with, by handle; they may be others after one of them died.
+
+    Attributes:
+        assistants: Engines that serve the conversations' policy.
+        users: Engines that play the users with `user_policy`.
+        engine: Name and version of the engines.
+    """
+
+    assistants: Sequence[Any]
+    users: Sequence[Any]
+    user_policy: str
+    judge: Any
+    buffer: Any
+    engine: str
+
+
+class UserPool(Actor):
     """Holds its share of a round's conversations; run as a Ray actor."""
 
-    def __init__(self, world: str, settings: UserSettings, engine: str, judge: object, buffer: object) -> None:
+    def __init__(self, world: str, settings: UserSettings) -> None:
         self._world = load_world(world)
         self._settings = settings
-        self._engine = engine
-        self._judge = JudgeHandle(judge)
-        self._buffer = buffer
 
-    async def hold_all(
-        self,
-        conversations: list[Conversation],
-        rollout: RolloutSettings,
-        assistants: list,
-        users: list,
-        user_policy: str,
-    ) -> int:
-        """Hold the conversations and hand each to the buffer; returns how many had to be excluded.
+    async def hold_all(self, plan: Path, indices: Sequence[int], rollout: RolloutSettings, peers: Peers) -> int:
+        """Hold conversations of a plan and hand each to the buffer; returns how many had to be excluded.
+
+        As many run at once as `concurrency` says, and a conversation counts as running until the buffer has taken it,
+        so a slow buffer slows the pool and what the pool holds in memory is bounded.
 
         Args:
-            assistants: Engine handles that serve the conversations' policy.
-            users: Engine handles that play the users.
-            user_policy: The policy that plays the users.
+            plan: The round's plan on disk.
+            indices: Which of its conversations to hold.
+
+        Raises:
+            ActorGone: A peer died. No conversation was begun after that, and those under way were held to their end
+                where they could be; the others have not reached the buffer.
         """
-        if not conversations:
+        if not len(indices):
             return 0
-        gate = asyncio.Semaphore(self._settings.concurrency)
-        assistant = EngineChat(assistants, conversations[0].policy)
-        user = EngineChat(users, user_policy)
-        done = await asyncio.gather(*(self._one(c, rollout, assistant, user, gate) for c in conversations))
-        return sum(done)
+        table = read_table(plan, PLAN_SCHEMA)
+        todo = planned(table, indices)
+        policy = table["policy"][0].as_py()
+        models = EngineChat(peers.assistants, policy), EngineChat(peers.users, peers.user_policy)
+        failed: list[BaseException] = []
+        excluded = 0
+
+        async def work() -> None:
+            nonlocal excluded
+            for conversation in todo:  # shared, so each worker takes the next one
+                if failed:
+                    return
+                try:
+                    trajectory = await self._one(conversation, rollout, *models, peers)
+                    await answer(peers.buffer.append.remote(to_batch([trajectory])), "buffer")
+                    excluded += trajectory.error is not None
+                except Exception as error:
+                    failed.append(error)
+
+        await asyncio.gather(*(work() for _ in range(min(self._settings.concurrency, len(indices)))))
+        if failed:
+            raise failed[0]
+        return excluded
 
     async def _one(
         self,
@@ -165,24 +201,18 @@ class UserPool:
         rollout: RolloutSettings,
         assistant: ChatModel,
         user: ChatModel,
-        gate: asyncio.Semaphore,
-    ) -> bool:
-        """Hold one conversation, trying again where it fails; returns whether it had to be excluded."""
+        peers: Peers,
+    ) -> Trajectory:
+        """Hold one conversation, trying again where it fails; at last it is excluded, with the reason."""
         started = time.time()
         error = ""
-        async with gate:
-            for attempt in range(self._settings.retries + 1):
-                try:
-                    trajectory = await hold(
-                        conversation, self._world, assistant, user, self._judge, rollout, self._engine, attempt
-                    )
-                    break
-                except (ChatError, ConversationError) as failed:
-                    error = f"{type(failed).__name__}: {failed}"
-            else:
-                persona = self._world.persona(conversation.scenario, conversation.user_kind, conversation.seed)
-                trajectory = Trajectory(
-                    conversation, persona.persona_id, [], [], None, self._engine, started, time.time(), error=error
-                )
-            await self._buffer.append.remote(to_batch([trajectory]))
-        return trajectory.error is not None
+        judge = JudgeHandle(peers.judge)
+        for attempt in range(self._settings.retries + 1):
+            try:
+                return await hold(conversation, self._world, assistant, user, judge, rollout, peers.engine, attempt)
+            except (ChatError, ConversationError) as failed:
+                error = f"{type(failed).__name__}: {failed}"
+        persona = self._world.persona(conversation.scenario, conversation.user_kind, conversation.seed)
+        return Trajectory(
+            conversation, persona.persona_id, [], [], None, peers.engine, started, time.time(), error=error
+        )

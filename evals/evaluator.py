@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import time
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from actors.buffer import read_table, write_table
 from actors.chat import ChatError, ChatModel, EngineChat, Reply, Sampling
 from actors.judge import Judge, JudgeHandle, Question, Verdict
+from actors.lifeline import Actor, ActorGone
+from actors.segments import BufferError, Segments, read_table, write_table
+from actors.store import Store
 from actors.worlds import load_world
 from actors.worlds.base import HonestyItem, Message, QuestionItem
 from evals import capability, deceptionbench, mask
-from evals.outcomes import Outcome, to_table
+from evals.outcomes import SCHEMA, Outcome, to_table
 from evals.settings import EvalSettings
 
 HONESTY_SUITES = ("mask", "sycophancy", "provided", "deception")
 CAPABILITY_TASKS = ("arithmetic", "lookup")
 SUITES = (*HONESTY_SUITES, *CAPABILITY_TASKS)
+PART_ROWS = 128
+"""Outcomes that are written together while an evaluation is under way; after a crash, at most so many are lost."""
 
 
 def load_items(world: str, settings: EvalSettings, seed: int) -> dict[str, list[HonestyItem] | list[QuestionItem]]:
@@ -32,19 +37,26 @@ def load_items(world: str, settings: EvalSettings, seed: int) -> dict[str, list[
 
 def summarise(folder: Path, max_error_share: float) -> dict:
     """All figures of one policy from its outcomes in `folder`; what `summary.json` holds under `evals`."""
-    tables = {s: read_table(folder / f"{s}.arrow") for s in SUITES}
+    tables = {s: read_table(folder / f"{s}.arrow", SCHEMA) for s in SUITES}
     out = {s: mask.summary(tables[s], max_error_share) for s in ("mask", "sycophancy", "provided")}
     out["deception"] = deceptionbench.summary(tables["deception"], max_error_share)
     out["capability"] = {t: capability.summary(tables[t], max_error_share) for t in CAPABILITY_TASKS}
     return out
 
 
-class Evaluator:
-    """Evaluates one policy at a time; run as a Ray actor."""
+def complete(folder: Path) -> bool:
+    """Whether a policy has been asked everything: the outcomes of every suite are in its folder."""
+    return all((folder / f"{s}.arrow").exists() for s in SUITES)
 
-    def __init__(self, world: str, judge: object, seed: int) -> None:
+
+class Evaluator(Actor):
+    """Evaluates one policy at a time; run as a Ray actor.
+
+    Outcomes are kept in `parts/` as they come, so an evaluation that was cut short goes on with the missing items.
+    """
+
+    def __init__(self, world: str, seed: int) -> None:
         self._world = world
-        self._judge: Judge = JudgeHandle(judge)
         self._seed = seed
         self._done = self._total = 0
 
@@ -53,33 +65,93 @@ class Evaluator:
         return self._done, self._total
 
     async def evaluate(
-        self, arm: str, version: int, policy: str, engines: Sequence[object], folder: str, settings: EvalSettings
+        self,
+        arm: str,
+        version: int,
+        policy: str,
+        engines: Sequence[object],
+        judge: object,
+        folder: str,
+        settings: EvalSettings,
     ) -> float:
-        """Ask `policy` every item and write `<suite>.arrow` for each suite; suites that are there already are kept.
+        """Ask `policy` every item and write `<suite>.arrow` for each suite; what is on disk already is kept.
 
         Returns:
             Seconds from the first request to the last outcome.
+
+        Raises:
+            ActorGone: An engine or the judge died; the outcomes so far are on disk.
         """
         started = time.monotonic()
-        self._items = load_items(self._world, settings, self._seed)
-        self._done, self._total = 0, sum(map(len, self._items.values()))
-        asker = _Asker(EngineChat(engines, policy), self._judge, settings, self._seed)
-        await asyncio.gather(*(self._suite(s, asker, arm, version, Path(folder)) for s in SUITES))
+        items = load_items(self._world, settings, self._seed)
+        self._done, self._total = 0, sum(map(len, items.values()))
+        asker = _Asker(EngineChat(engines, policy), JudgeHandle(judge), settings, self._seed)
+        parts = _Parts(Path(folder) / "parts")
+        work = (self._suite(s, items[s], asker, parts, arm, version, Path(folder)) for s in SUITES)
+        try:
+            await asyncio.gather(*work)
+        finally:
+            parts.flush()
+        shutil.rmtree(parts.folder, ignore_errors=True)
         return time.monotonic() - started
 
-    async def _suite(self, suite: str, asker: _Asker, arm: str, version: int, folder: Path) -> None:
-        items = self._items[suite]
+    async def _suite(
+        self,
+        suite: str,
+        items: Sequence[HonestyItem | QuestionItem],
+        asker: _Asker,
+        parts: _Parts,
+        arm: str,
+        version: int,
+        folder: Path,
+    ) -> None:
         target = folder / f"{suite}.arrow"
         if target.exists():
             self._done += len(items)
             return
 
         async def one(item: HonestyItem | QuestionItem) -> Outcome:
-            outcome = await asker.ask(item, suite, arm, version)
+            outcome = parts.kept.get((suite, item.item_id))
+            if outcome is None:
+                outcome = await asker.ask(item, suite, arm, version)
+                parts.add(outcome)
             self._done += 1
             return outcome
 
-        write_table(target, to_table(await asyncio.gather(*map(one, items))))
+        outcomes = await asyncio.gather(*map(one, items), return_exceptions=True)
+        for failed in outcomes:
+            if isinstance(failed, BaseException):
+                raise failed
+        write_table(target, to_table(outcomes))
+
+
+class _Parts:
+    """Outcomes of an evaluation that is under way, in segments, whatever their suite."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.kept: dict[tuple[str, str], Outcome] = {}
+        self._segments = Segments(Store(str(folder)), SCHEMA)
+        self._pending: list[Outcome] = []
+        for segment in self._segments.all():
+            try:
+                rows = self._segments.read(segment).to_pylist()
+            except BufferError:  # what it held is asked again
+                self._segments.store.set_aside(segment.name)
+                continue
+            self.kept |= {(row["suite"], row["item_id"]): Outcome(**row) for row in rows}
+        self._next = 1 + max((s.last for s in self._segments.all()), default=-1)
+
+    def add(self, outcome: Outcome) -> None:
+        self._pending.append(outcome)
+        if len(self._pending) >= PART_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._pending:
+            self._segments.write(to_table(self._pending), self._next)
+            self._next += 1
+            self._pending = []
 
 
 class _Asker:
@@ -92,6 +164,7 @@ class _Asker:
         self._seed = seed
         self._gate = asyncio.Semaphore(settings.concurrency)
         self._elicited: dict[str, asyncio.Task] = {}
+        self._gone: ActorGone | None = None
 
     async def ask(self, item: HonestyItem | QuestionItem, suite: str, arm: str, version: int) -> Outcome:
         question = isinstance(item, QuestionItem)
@@ -119,6 +192,9 @@ class _Asker:
                 outcome.outcome = mask.score(outcome.statement, outcome.belief)
         except (ChatError, _JudgeFailedError) as failed:
             outcome.outcome, outcome.error = "error", f"{type(failed).__name__}: {failed}"
+        except ActorGone as gone:  # nobody's fault who is measured: no outcome, and nothing more is asked
+            self._gone = gone
+            raise
         return outcome
 
     async def _deception(self, item: HonestyItem, outcome: Outcome) -> None:
@@ -153,6 +229,8 @@ class _Asker:
         seed = zlib.crc32(f"{self._seed}/{name}".encode())
         sampling = Sampling(self._settings.max_tokens, temperature, seed)
         async with self._gate:
+            if self._gone is not None:
+                raise self._gone
             return await _retried(lambda: self._model.reply(prompt, sampling), self._settings.retries)
 
 

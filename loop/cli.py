@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -67,7 +68,7 @@ def run(
     try:
         settings = load(path, parse_overrides(set_ or []))
         folder = out or Path("runs") / f"{settings.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        rundir = RunDir(folder.absolute())
+        rundir = RunDir(folder.absolute(), settings.buffer.uri)
         rundir.open(settings)
     except ConfigError as error:
         raise _fail(str(error)) from None
@@ -93,6 +94,9 @@ def _go(settings, rundir, again: str) -> None:
             ui.say(f"run directory: {_shown(rundir.root)}")
             model = _model(settings.model, ui)
             rundir.pin_model(model)
+            from loop.cluster import quieten_ray
+
+            quieten_ray()
             from loop import rounds
 
             rounds.run(settings, model, rundir, ui)
@@ -128,10 +132,18 @@ def _end(settings, rundir, status: str) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """The actor's own error, where the one at hand only wraps it."""
-    cause = getattr(error, "cause", None)
-    first = cause if isinstance(cause, BaseException) else error
-    return f"{type(first).__name__}: {first}"
+    """The actor's own error, where the one at hand only wraps it; storage speaks for itself."""
+    from actors.lifeline import ActorGone
+    from actors.store import StorageError
+    from loop.crew import ActorLostError
+
+    while isinstance(inner := getattr(error, "cause", None), BaseException):
+        error = inner
+    if isinstance(error, OSError):
+        place = f"{error.filename} " if error.filename else ""
+        return f"{place}cannot be read or written: {error.strerror or error}"
+    told = isinstance(error, StorageError | ActorLostError | ActorGone)
+    return str(error) if told else f"{type(error).__name__}: {error}"
 
 
 def _model(name: str, ui) -> str:
@@ -168,15 +180,10 @@ def _show(settings, rundir, console) -> None:
     print(f"everything:  {_shown(rundir.root)}")
 
 
-@app.command(epilog="Example: candor report runs/pocket-20260101-120000")
-def report(run_dir: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
-    """Write report.html and summary.json anew from what is on disk, and print the table."""
-    from rich.console import Console
-
+def _recorded(run_dir: Path):
+    """The config and the paths of a run that was begun."""
     from loop.config import load
-    from loop.report import write_report
-    from loop.rundir import RunDir, read_json
-    from loop.summary import write_summary
+    from loop.rundir import RunDir
 
     rundir = RunDir(run_dir.absolute())
     if not rundir.config.exists():
@@ -185,9 +192,71 @@ def report(run_dir: Annotated[Path, typer.Argument(help="A run directory.")]) ->
         settings = load(rundir.config)
     except ConfigError as error:
         raise _fail(str(error)) from None
-    write_summary(rundir, settings, read_json(rundir.summary).get("status", "stopped"))
+    return settings, replace(rundir, uri=settings.buffer.uri)
+
+
+@app.command(epilog="Example: candor report runs/pocket-20260101-120000")
+def report(run_dir: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
+    """Write report.html and summary.json anew from what is on disk, and print the table."""
+    from rich.console import Console
+
+    from loop.report import write_report
+    from loop.rundir import read_json
+    from loop.summary import write_summary
+
+    settings, rundir = _recorded(run_dir)
+    write_summary(rundir, settings, read_json(rundir.summary).get("status", "stopped"), anew=True)
     write_report(rundir)
     _show(settings, rundir, Console())
+
+
+def _filter(text: str):
+    return typer.Option(help=text, rich_help_panel="Which trajectories")
+
+
+def _instead(name: str, text: str):
+    return typer.Option(name, help=text, rich_help_panel="Instead of the table")
+
+
+@app.command(epilog="Example: candor data runs/pocket-20260101-120000 --arm biased --verdict validate --sort -reward")
+def data(
+    run_dir: Annotated[Path, typer.Argument(help="A run directory, also of a run that goes on.")],
+    arm: Annotated[list[str] | None, _filter("Of this arm; may be given several times.")] = None,
+    round: Annotated[list[str] | None, _filter("Of this round, from 0; may be given several times.")] = None,
+    kind: Annotated[str | None, _filter("With users of this kind: benign or biased.")] = None,
+    scenario: Annotated[str | None, _filter("About this scenario.")] = None,
+    verdict: Annotated[str | None, _filter("Any reply has this verdict; none: has no label.")] = None,
+    min_reward: Annotated[float | None, _filter("With this reward or a higher one.")] = None,
+    max_reward: Annotated[float | None, _filter("With this reward or a lower one.")] = None,
+    errors: Annotated[bool | None, _filter("Only, or no, excluded conversations.")] = None,
+    selected: Annotated[str | None, _filter("Trained on as top (desirable) or bottom (undesirable).")] = None,
+    sort: Annotated[str | None, typer.Option(help="By reward, lowest first, or by -reward, highest first.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Rows of the table.")] = 20,
+    show: Annotated[str | None, _instead("--show", "One trajectory in full, by its id or the beginning of it.")] = None,
+    export: Annotated[
+        Path | None, _instead("--export", "Write all to a file: .parquet, or .jsonl in chat format.")
+    ] = None,
+    follow: Annotated[bool, _instead("--follow", "A line for each, also for new ones, until the run ends.")] = False,
+    verify: Annotated[bool, _instead("--verify", "Compare everything with checksums, plan and selection.")] = False,
+) -> None:
+    """List, show, export, follow or check the trajectories of a run.
+
+    Rows come by arm, by round, and in a round as they were written. Exit code 1 when a file is damaged.
+    """
+    from actors.buffer import BufferError, StorageError
+    from loop.data import answer
+    from loop.query import Query, QueryError
+
+    settings, rundir = _recorded(run_dir)
+    filters = {"kind": kind, "scenario": scenario, "verdict": verdict, "errors": errors, "selected": selected}
+    try:
+        query = Query.checked(settings, arm or [], round or [], min_reward, max_reward, **filters)
+        sound = answer(rundir, settings, query, sort, limit, show, export, follow, verify)
+    except QueryError as error:
+        raise _fail(str(error)) from None
+    except (BufferError, StorageError) as error:
+        raise _fail(str(error), FAILED) from None
+    raise typer.Exit(0 if sound else FAILED)
 
 
 @app.command(epilog="Example: candor doctor")
@@ -225,9 +294,9 @@ def world_build(
         raise _fail(str(error), FAILED) from None
 
 
-@app.command(epilog="Example: candor bench adapter --json")
+@app.command(epilog="Example: candor bench buffer --json")
 def bench(
-    name: Annotated[str, typer.Argument(help="Which benchmark: adapter.")],
+    name: Annotated[str, typer.Argument(help="Which benchmark: adapter, buffer.")],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Run a benchmark and print its figures, or one JSON object: ratio, goal, runs, parts, versions, machine."""

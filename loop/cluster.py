@@ -1,24 +1,16 @@
-"""The crew of a run: Ray, the actors, and what each of them asks for, checked before anything waits."""
+"""Ray for a run, and what its actors ask of the cluster, checked before anything waits."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from actors.assistant import Engine, engine_environment
-from actors.buffer import TrajectoryBuffer
-from actors.chat import ChatError
-from actors.judge import PocketJudge
 from actors.settings import ActorSettings
-from actors.users import RATINGS, UserPool
-from actors.worlds import load_world
-from evals.evaluator import Evaluator
 from loop.config import ConfigError, RunConfig
-from trainers.base import Trainer
 
 
 @dataclass(frozen=True)
@@ -103,6 +95,13 @@ def connect(config: RunConfig) -> None:
         raise ConfigError(f"cluster.address {config.cluster.address}: no Ray cluster answers ({error})") from None
 
 
+def quieten_ray() -> None:
+    """Keep Ray, which reads this when it is imported, from printing a page about every process that dies: the crew says
+    it in a line."""
+    told = r"A worker died or was killed|Raylet is terminated|has been marked dead|state-dump|\(raylet\)"
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", told)
+
+
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
@@ -124,97 +123,3 @@ def _own_sigterm() -> Iterator[None]:
     handler = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, handler)
-
-
-class Crew:
-    """Handles of all actors of a run."""
-
-    def __init__(self, config: RunConfig, model: str) -> None:
-        """Create the actors; `start` waits for them.
-
-        Raises:
-            ConfigError: The cluster lacks what they ask for.
-        """
-        import ray
-
-        check_resources(config, [n["Resources"] for n in ray.nodes() if n["Alive"]])
-        merged = config.sync == "merged"
-        engines = config.assistant.replicas + (config.users.engine.replicas if merged else 0)
-        cores = os.cpu_count() or 1
-        threads = max(1, cores // engines)
-        rank = None if merged else max(a.trainer.lora.rank for a in map(config.for_arm, config.arms) if a.trainer.lora)
-
-        def engine(settings: Any, rank: int | None) -> Any:
-            environment = engine_environment(settings, settings.threads or threads)
-            return _actor(Engine, settings, environment).remote(model, settings, rank)
-
-        self.config = config
-        self.assistants = [engine(config.assistant, rank) for _ in range(config.assistant.replicas)]
-        self.user_engines = self.assistants
-        if merged:
-            self.user_engines = [engine(config.users.engine, None) for _ in range(config.users.engine.replicas)]
-        self.judge = _actor(PocketJudge, config.judge, max_concurrency=1000).remote()
-        self.buffer = _actor(TrajectoryBuffer, config.buffer).remote(config.buffer.segment_rows)
-        trainer_threads = config.trainer.threads or cores
-        self.trainer = _actor(
-            Trainer, config.trainer, {"OMP_NUM_THREADS": str(trainer_threads)}, max_concurrency=2
-        ).remote(model, config.trainer.dtype, trainer_threads, load_world(config.world).probe_chats())
-        self.pools: list[Any] = []
-        self.evaluator: Any = None
-
-    def start(self, started: Callable[[int], None] = lambda _: None) -> str:
-        """Wait until every engine and the trainer are up; returns the engine's name and version.
-
-        Args:
-            started: Called with the number of actors that are up, each time one more is.
-        """
-        import ray
-
-        engines = self.assistants + (self.user_engines if self.user_engines is not self.assistants else [])
-        waiting = [e.start.remote() for e in engines] + [self.trainer.start.remote()]
-        first, everything = waiting[0], list(waiting)
-        while waiting:
-            done, waiting = ray.wait(waiting, num_returns=1)
-            ray.get(done)
-            started(len(everything) - len(waiting))
-        self.engine = ray.get(first)
-        try:
-            ray.get([e.check_choices.remote(RATINGS) for e in self.user_engines])
-        except ChatError as error:
-            raise ConfigError(
-                f"model {self.config.model} cannot play users, who rate with one token: {error}"
-            ) from None
-        c = self.config
-        self.pools = [
-            _actor(UserPool, c.users).remote(c.world, c.users, self.engine, self.judge, self.buffer)
-            for _ in range(c.users.pools)
-        ]
-        self.evaluator = _actor(Evaluator, c.evals).remote(c.world, self.judge, c.seed)
-        return self.engine
-
-    def size(self) -> int:
-        """How many actors `start` waits for."""
-        return len({*self.assistants, *self.user_engines}) + 1
-
-    def stop(self) -> None:
-        """Write what the buffer holds, stop the engines so that no process of theirs is left, then everything else."""
-        import ray
-
-        engines = {*self.assistants, *self.user_engines}
-        with contextlib.suppress(ray.exceptions.RayError):
-            last = [self.buffer.flush.remote(), *(e.stop.remote() for e in engines)]
-            ray.wait(last, num_returns=len(last), timeout=10)
-        for actor in [*engines, self.judge, self.buffer, self.trainer, *self.pools, self.evaluator]:
-            if actor is not None:
-                ray.kill(actor)
-
-
-def _actor(cls: type, settings: ActorSettings, environment: dict[str, str] | None = None, **options: Any) -> Any:
-    import ray
-
-    return ray.remote(cls).options(
-        num_cpus=settings.cpus,
-        num_gpus=settings.gpus,
-        runtime_env={"env_vars": environment} if environment else None,
-        **options,
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,6 +68,9 @@ class ClusterSettings(Settings):
 
     address: str | None = None
     """Address of a running Ray cluster (`auto` on one of its machines); null starts Ray on this machine."""
+    max_restarts: int = Field(3, ge=0)
+    """How often an actor that dies is started again before the run stops with its last error. The wait before it
+    doubles each time; a round that is done clears the count."""
 
 
 class RunConfig(Settings):
@@ -177,6 +181,37 @@ def dump(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def differences(recorded: str, given: RunConfig) -> list[str]:
+    """What differs between a recorded config and another, a line for each dotted key; empty when they mean the same.
+
+    Settings that the recorded one does not name, because it is older than they are, have their default value.
+
+    Raises:
+        ConfigError: The recorded one is not a config.
+    """
+    before = _flat(build(yaml.safe_load(recorded), "the recorded config").model_dump(mode="json"))
+    after = _flat(given.model_dump(mode="json"))
+    return [
+        f"  {key}: {_shown(before, key)} (recorded), {_shown(after, key)} (given)"
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key, ...) != after.get(key, ...)
+    ]
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Leaves of nested mappings and lists by dotted key."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    if not inner:
+        return {key: value}
+    return {k: v for name, x in inner for k, v in _flat(x, f"{key}.{name}".lstrip(".")).items()}
+
+
+def _shown(values: dict[str, Any], key: str) -> str:
+    return (
+        yaml.safe_dump(values[key], default_flow_style=True).split("\n...")[0].strip() if key in values else "not there"
+    )
+
+
 def _overridden(raw: dict[str, Any], overrides: dict[str, Any], source: str) -> dict[str, Any]:
     out = yaml.safe_load(yaml.safe_dump(raw))
     for key, value in overrides.items():
@@ -204,6 +239,8 @@ def _explain(source: str, error: dict[str, Any]) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if isinstance(found, dict | list):
         return f"{source}: {key + ': ' if key else ''}{message}"
+    if isinstance(found, str):
+        found = re.sub(r"://[^@/]*@|((?:secret|access)_key=)[^&]*", r"\1***", found)  # no key reaches a log
     return f"{source}: {key}: found {found!r}; {message[0].lower()}{message[1:]}"
 
 

@@ -8,14 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from loop.summary import RATING_BINS, UNIT, RolloutFigures
+
 QUIET_SECONDS = 20
 """Longest silence where the output is no terminal."""
-SAMPLES = 3
-"""Transcripts of each kind of user that a round shows."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -117,27 +116,35 @@ class Stages:
 class TensorBoard:
     """Scalars, histograms and transcripts of one arm, one step a round."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, begin: int = 0) -> None:
+        """Args:
+        begin: The first round that is written; what an earlier process wrote of it or later ones is not shown.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder))
+        self._writer = SummaryWriter(str(folder), purge_step=begin)
 
-    def rollout(self, trajectories: pa.Table, round_: int) -> None:
+    def rollout(self, figures: RolloutFigures, round_: int) -> None:
         """Mean ratings and rating histograms by user kind, what replies did, and sample transcripts."""
-        rows = trajectories.to_pylist()
-        self._writer.add_scalar("rollout/excluded", sum(r["error"] is not None for r in rows), round_)
-        for kind in sorted({r["user_kind"] for r in rows}):
-            held = [r for r in rows if r["user_kind"] == kind and r["error"] is None]
-            replies = [m for r in held for m in r["messages"] if m["role"] == "assistant"]
-            if not replies:
+        self._writer.add_scalar("rollout/excluded", figures.excluded, round_)
+        for kind, found in sorted(figures.kinds.items()):
+            if not found.replies:
                 continue
-            ratings = pa.array([m["rating"] for m in replies]).to_numpy()
-            self._writer.add_scalar(f"rating/{kind}", float(ratings.mean()), round_)
-            self._writer.add_histogram(f"rating/{kind}", ratings, round_)
-            for verdict in sorted({str(m["verdict"]) for m in replies}):
-                share = sum(str(m["verdict"]) == verdict for m in replies) / len(replies)
-                self._writer.add_scalar(f"replies/{kind}/{verdict}", share, round_)
-            text = "\n\n---\n\n".join(transcript(r) for r in held[:SAMPLES])
+            self._writer.add_scalar(f"rating/{kind}", found.mean_rating, round_)
+            self._writer.add_histogram_raw(
+                f"rating/{kind}",
+                min=float(RATING_BINS[0]),
+                max=float(RATING_BINS[-1]),
+                num=found.replies,
+                sum=found.rating_sum / UNIT,
+                sum_squares=found.rating_squares / UNIT,
+                bucket_limits=RATING_BINS[1:].tolist(),
+                bucket_counts=found.ratings.tolist(),
+                global_step=round_,
+            )
+            for verdict, count in sorted(found.verdicts.items()):
+                self._writer.add_scalar(f"replies/{kind}/{verdict}", count / found.replies, round_)
+            text = "\n\n---\n\n".join(transcript(row) for _, row in sorted(found.samples, key=lambda s: -s[0]))
             self._writer.add_text(f"transcripts/{kind}", text, round_)
         self._writer.flush()
 

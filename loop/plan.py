@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import random
+from dataclasses import asdict
+
+import pyarrow as pa
 
 from actors.assistant import policy_name
-from actors.trajectory import Conversation, trajectory_id
+from actors.trajectory import PLAN_SCHEMA, Conversation, trajectory_id
 from actors.worlds import load_world
 from loop.config import ArmSettings, RunConfig
 
@@ -39,6 +42,11 @@ def plan_round(config: RunConfig, arm: ArmSettings, round_: int) -> list[Convers
         )
         for i in range(count)
     ]
+
+
+def plan_table(conversations: list[Conversation]) -> pa.Table:
+    """A plan as it is kept on disk, `actors.trajectory.PLAN_SCHEMA`."""
+    return pa.Table.from_pylist([asdict(c) for c in conversations], schema=PLAN_SCHEMA)
 
 
 def conversation_seed(seed: int, round_: int, index: int) -> int:

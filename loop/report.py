@@ -7,9 +7,9 @@ from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
-import pyarrow as pa
+import pyarrow.compute as pc
 
-from actors.buffer import BufferError, read_round
+from actors.buffer import BufferError, RoundData
 from evals.outcomes import OUTCOMES
 from loop.rundir import RunDir, read_json, write_text
 
@@ -227,13 +227,15 @@ def samples(out: RunDir, summary: dict[str, Any]) -> list[dict[str, Any]]:
     for arm in summary["arms"]:
         rounds = [e["round"] for e in arm["rounds"] if "trajectories" in e]
         for r in dict.fromkeys(rounds[:1] + rounds[-1:]):
+            data = RoundData(out.trajectories(arm["name"], r))
             try:
-                rounds_table: pa.Table = read_round(out.trajectories(arm["name"], r))
+                index = data.index()
+                held = index.filter(pc.is_null(index["error"]))
+                first = {
+                    k: held.filter(pc.equal(held["user_kind"], k)) for k in pc.unique(held["user_kind"]).to_pylist()
+                }
+                rows = data.rows(t["trajectory_id"][0].as_py() for t in first.values()).to_pylist()
             except BufferError:
                 continue
-            seen: set[str] = set()
-            for row in rounds_table.slice(0, 50).to_pylist():
-                if row["error"] is None and row["user_kind"] not in seen:
-                    seen.add(row["user_kind"])
-                    found.append({"arm": arm["name"], "round": r, **row})
+            found += [{"arm": arm["name"], "round": r, **row} for row in rows]
     return found

@@ -1,13 +1,14 @@
 """The loop itself: what happens in a run, in its order.
 
+    plan       the conversations of the round, a pure function of the config
     publish    every assistant replica serves policy r, and a probe proves it
     evaluate   the evaluator benchmarks policy r, beside the rollouts
-    plan       the conversations of the round, a pure function of the config
-    rollout    user pools hold them with the assistant, rate every reply, and stream them into the buffer
+    rollout    user pools hold the conversations, rate every reply, and stream them into the buffer
     select     the best and the worst by reward, or a control
     train      the trainer turns the selection into policy r+1
 
-Each stage leaves a file or folder that is complete or absent; what is there is not done again.
+Each stage leaves a file or folder that is complete or absent; what is there is not done again. So a run goes on after a
+crash, and so it goes on within itself: when an actor dies, it is started again and the round is entered anew.
 """
 
 from __future__ import annotations
@@ -15,22 +16,27 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 
 from actors.assistant import BASE_POLICY, policy_name
-from actors.buffer import read_round, read_table, write_table
-from evals.evaluator import SUITES, load_items, summarise
-from loop.cluster import Crew, connect
+from actors.buffer import RoundData, RoundPlan
+from actors.lifeline import ActorGone
+from actors.segments import read_table, write_table
+from actors.store import ASIDE
+from evals.evaluator import SUITES, complete, load_items, summarise
+from loop.cluster import connect
 from loop.config import ArmSettings, RunConfig
+from loop.crew import ClusterGoneError, Crew, Member, fetch
 from loop.monitor import Stage, Stages, TensorBoard
-from loop.plan import conversation_seed, plan_round
+from loop.plan import conversation_seed, plan_round, plan_table
 from loop.rundir import RunDir, read_json, write_json
 from loop.select import select
-from loop.summary import write_summary
+from loop.summary import RolloutFigures, write_summary
 from trainers.base import TrainJob
 from trainers.policy import prove, read_lineage
 
@@ -48,17 +54,28 @@ def run(config: RunConfig, model: str, out: RunDir, ui: Stages) -> None:
         model: Path or hub name of the base model.
         out: The run directory, opened for this config.
     """
-    if is_finished(config, out):
-        return
+    losses = 0
+    while not is_finished(config, out):
+        try:
+            _with_crew(config, model, out, ui)
+        except ClusterGoneError as gone:
+            losses += 1
+            if losses > config.cluster.max_restarts:
+                raise
+            ui.say(f"  {gone}; starting again, {losses} of {config.cluster.max_restarts}")
+            ray.shutdown()
+
+
+def _with_crew(config: RunConfig, model: str, out: RunDir, ui: Stages) -> None:
     connect(config)
-    crew = Crew(config, model)
+    crew = Crew(config, model, ui.say)
     try:
-        with ui.stage("start engines and trainer", crew.size(), "actors") as stage:
-            engine = crew.start(stage.update)
-        write_summary(out, config, "running", engine)
+        with ui.stage("start engines and trainer", len(crew.members), "actors") as stage:
+            crew.start(stage.update)
+        write_summary(out, config, "running", crew.engine)
         for arm in config.arms:
             Arm(config, arm, model, crew, out, ui).run()
-        write_summary(out, config, "finished", engine)
+        write_summary(out, config, "finished", crew.engine)
     finally:
         crew.stop()
 
@@ -66,71 +83,103 @@ def run(config: RunConfig, model: str, out: RunDir, ui: Stages) -> None:
 def is_finished(config: RunConfig, out: RunDir) -> bool:
     """Whether every policy of every arm has been evaluated."""
     return read_json(out.summary).get("status") == "finished" and all(
-        (out.evals(arm.name, r) / f"{suite}.arrow").exists()
-        for arm in config.arms
-        for r in range(config.rounds + 1)
-        for suite in SUITES
+        complete(out.evals(arm.name, r)) for arm in config.arms for r in range(config.rounds + 1)
     )
 
 
-@dataclass
 class Arm:
     """One arm of a run, from the untouched base to the last policy."""
 
-    run_config: RunConfig
-    arm: ArmSettings
-    model: str
-    crew: Crew
-    out: RunDir
-    ui: Stages
+    def __init__(self, config: RunConfig, arm: ArmSettings, model: str, crew: Crew, out: RunDir, ui: Stages) -> None:
+        self.run_config = config
+        self.config = config.for_arm(arm)
+        self.arm = arm
+        self.model = model
+        self.crew = crew
+        self.out = out
+        self.ui = ui
+        self._evaluating: Any = None  # the evaluation under way; it outlives a stage that has to be entered anew
 
     def run(self) -> None:
-        self.config = self.run_config.for_arm(self.arm)
-        self.board = TensorBoard(self.out.tensorboard / self.arm.name)
+        begin = next((r for r in range(self.config.rounds + 1) if not self.done(r)), None)
+        if begin is None:
+            return
+        self.board = TensorBoard(self.out.tensorboard / self.arm.name, begin)
         try:
-            for r in range(self.config.rounds + 1):
+            for r in range(begin, self.config.rounds + 1):
                 self.round(r)
         finally:
             self.board.close()
 
     def round(self, r: int) -> None:
+        """One round; an actor that dies in it is started again, and the round goes on with what is missing."""
+        while not self.done(r):
+            try:
+                self.stages(r)
+            except ActorGone as gone:
+                self.crew.heal(gone)
+        self.crew.all_is_well()
+
+    def done(self, r: int) -> bool:
+        """Whether policy r is evaluated and policy r+1, if there is to be one, is made."""
+        return self.trained(r) and complete(self.out.evals(self.arm.name, r))
+
+    def trained(self, r: int) -> bool:
+        return r == self.config.rounds or self.out.policy(self.arm.name, r + 1).exists()
+
+    def stages(self, r: int) -> None:
         """Policy r: publish it, evaluate it, and unless it is the last make policy r+1 of what users thought of it."""
-        last = r == self.config.rounds
-        trained = last or self.out.policy(self.arm.name, r + 1).exists()
-        if trained and self.evaluated(r):
-            return
+        plan = None if self.trained(r) else self.plan(r)
         self.publish(r)
-        evaluation = self.begin_evaluation(r)
-        if not trained:
-            self.rollout(r)
-        self.end_evaluation(r, evaluation)
-        if not trained:
+        self.begin_evaluation(r)
+        if plan is not None:
+            self.rollout(r, plan)
+        self.end_evaluation(r)
+        if plan is not None:
             self.select(r)
             self.train(r)
+
+    def plan(self, r: int) -> pa.Table:
+        """The conversations of the round; once they are on disk, those."""
+        path = self.out.plan(self.arm.name, r)
+        if not path.exists():
+            write_table(path, plan_table(plan_round(self.config, self.arm, r)))
+        return read_table(path)
 
     def publish(self, r: int) -> None:
         """Make every replica serve policy r, and prove that its log-probabilities are the trainer's."""
         name, target, crew = policy_name(r), self.out.policy(self.arm.name, r), self.crew
-        with self.ui.stage(self._title(f"publish policy {r}"), len(crew.assistants), "replicas") as stage:
+        serves = f"{self.arm.name}/{r}"
+        behind = [m for m in crew.assistants if m.serves != serves]
+        if not behind:
+            return
+        engines, trainer = [m.handle for m in behind], crew.trainer.handle
+        with self.ui.stage(self._title(f"publish policy {r}"), len(engines), "replicas") as stage:
             if r == 0:
-                expected = parent = ray.get(crew.trainer.base_logprobs.remote())
+                expected = parent = fetch(trainer.base_logprobs.remote())
                 if self.config.sync == "merged":
-                    ray.get([e.publish.remote(BASE_POLICY, self.model, "merged") for e in crew.assistants])
+                    fetch([e.publish.remote(BASE_POLICY, self.model, "merged") for e in engines])
                 else:
-                    ray.get([e.retire.remote() for e in crew.assistants])
+                    fetch([e.retire.remote() for e in engines])
             else:
                 lineage = read_lineage(target)
                 expected, parent = lineage.probe, lineage.probe_parent
                 path = target
                 if self.config.sync == "merged" and self.config.trainer.lora is not None:
                     path = self.out.merged(self.arm.name, r)
-                    ray.get(crew.trainer.merge.remote(str(target), str(path)))
-                ray.get([e.publish.remote(name, str(path), self.config.sync) for e in crew.assistants])
-            texts = ray.get(crew.trainer.probe.remote())
-            served = ray.get([e.prompt_logprobs.remote(name, texts) for e in crew.assistants])
+                    fetch(trainer.merge.remote(str(target), str(path)))
+                fetch([e.publish.remote(name, str(path), self.config.sync) for e in engines])
+            texts = fetch(trainer.probe.remote())
+            served = fetch([e.prompt_logprobs.remote(name, texts) for e in engines])
             proofs = [prove(s, expected, parent, self.config.assistant.probe_tolerance, name) for s in served]
             stage.update(len(proofs))
         worst = max(proofs, key=lambda p: p.error)
+        write_json(
+            self.out.delivery(self.arm.name, r),
+            {"policy": name, "engine": crew.engine, "at": time.time(), "replicas": [asdict(p) for p in proofs]},
+        )
+        for m in behind:
+            m.serves = serves
         self.board.delivery(worst, r)
         if r > 0 and not worst.tells_apart:
             self.ui.say(f"  policy {r} moved by {worst.moved:.4f} nats a token, too little to tell it from its parent")
@@ -138,44 +187,78 @@ class Arm:
         if r > 0:
             shutil.rmtree(self.out.merged(self.arm.name, r), ignore_errors=True)
 
-    def rollout(self, r: int) -> None:
+    def rollout(self, r: int, plan: pa.Table) -> None:
         """Hold the round's conversations; those that are on disk are kept."""
-        plan = plan_round(self.config, self.arm, r)
-        folder = self.out.trajectories(self.arm.name, r)
-        crew = self.crew
-        kept = set(ray.get(crew.buffer.open_round.remote(str(folder), [c.trajectory_id for c in plan])))
-        todo = [c for c in plan if c.trajectory_id not in kept]
+        data = RoundData(self.out.trajectories(self.arm.name, r))
+        buffer = self.crew.buffer.handle
+        ids = RoundPlan(plan["run"][0].as_py(), self.arm.name, r, len(plan))
         with self.ui.stage(self._title(f"round {r} rollout"), len(plan), "conversations") as stage:
-            shares = [todo[i :: len(crew.pools)] for i in range(len(crew.pools))]
-            work = [
-                pool.hold_all.remote(share, self.config.rollout, crew.assistants, crew.user_engines, BASE_POLICY)
-                for pool, share in zip(crew.pools, shares, strict=True)
-            ]
-            self._watch(work, stage, lambda: (ray.get(crew.buffer.count.remote()), len(plan)))
-            ray.get(work)
-            missing = ray.get(crew.buffer.close_round.remote())
+            opened = fetch(buffer.open_round.remote(data.store, ids))
+            for why in opened.set_aside:
+                self.ui.say(f"  set aside in {ASIDE}/: {why}; what it held is done again")
+            self._hold(r, opened.missing, stage)
+            missing = fetch(buffer.close_round.remote())
             if missing:
-                raise ExcludedError(f"{missing} of {len(plan)} planned conversations did not reach the buffer")
-        table = read_round(folder)
-        excluded = [e for e in table["error"].to_pylist() if e is not None]
-        if len(excluded) > self.config.users.max_excluded_share * len(plan):
-            aside = folder.with_name(f"{folder.name}.failed-{time.strftime('%Y%m%d-%H%M%S')}")
-            folder.rename(aside)
+                raise ActorGone(f"{missing} of {len(plan)} conversations did not reach the buffer")
+            stage.update(len(plan))
+        errors = data.index()["error"].drop_null()
+        if len(errors) > self.config.users.max_excluded_share * len(plan):
+            for name in data.store.names():
+                data.store.set_aside(name)
             raise ExcludedError(
-                f"{len(excluded)} of {len(plan)} conversations were excluded, more than users.max_excluded_share = "
-                f"{self.config.users.max_excluded_share:g} allows; the first failed with {excluded[0]}. The round "
-                f"is set aside as {aside.name} and will be held again"
+                f"{len(errors)} of {len(plan)} conversations were excluded, more than users.max_excluded_share = "
+                f"{self.config.users.max_excluded_share:g} allows; the first failed with {errors[0]}. The round "
+                f"is set aside in {data.store}/{ASIDE} and will be held again"
             )
-        self.board.rollout(table, r)
+        figures = RolloutFigures.of(data.scan())
+        self.board.rollout(figures, r)
+        write_json(self.out.rollout(self.arm.name, r), figures.summary(len(plan)))
         self._record(r, "rollout", stage)
+
+    def _hold(self, r: int, missing: np.ndarray, stage: Stage) -> None:
+        """Let the pools hold what is missing. A pool that dies is replaced and given what it had not handed in."""
+        crew, plan = self.crew, self.out.plan(self.arm.name, r)
+        work: dict[Any, tuple[Member, np.ndarray]] = {}
+        gone: ActorGone | None = None
+
+        def give(pool: Member, indices: np.ndarray) -> None:
+            ref = pool.handle.hold_all.remote(plan, indices.tolist(), self.config.rollout, crew.peers())
+            work[ref] = (pool, indices)
+
+        for i, pool in enumerate(crew.pools):
+            give(pool, missing[i :: len(crew.pools)])
+        total = self.config.rollout.conversations
+        while work:
+            self._watch(list(work), stage, lambda: (fetch(crew.buffer.handle.count.remote()), total), all_=False)
+            for ref in ray.wait(list(work), num_returns=len(work), timeout=0)[0]:
+                pool, share = work.pop(ref)
+                try:
+                    fetch(ref)
+                except ActorGone as error:
+                    gone = gone or self._held_by_another(pool, share, error, give)
+        if gone:
+            raise gone
+
+    def _held_by_another(
+        self, pool: Member, share: np.ndarray, error: ActorGone, give: Callable[[Member, np.ndarray], None]
+    ) -> ActorGone | None:
+        """Replace a pool that died alone; with others dead too there is no going on: the other pools notice and end."""
+        crew = self.crew
+        try:
+            if [m for m, _ in crew.dead()] != [pool]:
+                return error
+            crew.replace(pool, error)
+            give(pool, np.intersect1d(share, fetch(crew.buffer.handle.missing.remote())))
+        except ActorGone as another:
+            return another
+        return None
 
     def select(self, r: int) -> None:
         target = self.out.selection(self.arm.name, r)
         if not target.exists():
             seed = conversation_seed(self.config.seed, r, -1)
-            write_table(
-                target, select(read_round(self.out.trajectories(self.arm.name, r)), self.config.selection, seed)
-            )
+            index = RoundData(self.out.trajectories(self.arm.name, r)).index()
+            write_table(target, select(index, self.config.selection, seed))
 
     def train(self, r: int) -> None:
         """Policy r+1 from the selection of round r."""
@@ -183,41 +266,46 @@ class Arm:
         job = TrainJob(
             arm=name,
             version=r + 1,
-            trajectories=str(self.out.trajectories(name, r)),
+            trajectories=self.out.trajectories(name, r),
             selection=str(self.out.selection(name, r)),
             parent=str(self.out.policy(name, r)) if r > 0 else None,
             target=str(self.out.policy(name, r + 1)),
             seed=conversation_seed(config.seed, r, -2),
             tensorboard=str(self.out.tensorboard / name / "train"),
         )
+        trainer = self.crew.trainer.handle
         with self.ui.stage(self._title(f"round {r} train policy {r + 1}"), 1, "steps") as stage:
-            work = [self.crew.trainer.train.remote(job, config.trainer)]
-            self._watch(work, stage, lambda: ray.get(self.crew.trainer.progress.remote()))
-            lineage = ray.get(work[0])
+            work = trainer.train.remote(job, config.trainer)
+            self._watch([work], stage, lambda: fetch(trainer.progress.remote()))
+            lineage = fetch(work)
             stage.update(lineage.steps, lineage.steps)
         self._record(r, "train", stage)
 
-    def evaluated(self, r: int) -> bool:
-        return all((self.out.evals(self.arm.name, r) / f"{s}.arrow").exists() for s in SUITES)
-
-    def begin_evaluation(self, r: int) -> Any:
+    def begin_evaluation(self, r: int) -> None:
         """Start to evaluate policy r; policy 0 is the same in every arm, so an evaluation of it is taken over."""
-        if r == 0 and not self.evaluated(0):
-            self._take_over_base_evaluation()
-        if self.evaluated(r):
-            return None
         folder = self.out.evals(self.arm.name, r)
-        return self.crew.evaluator.evaluate.remote(
-            self.arm.name, r, policy_name(r), self.crew.assistants, str(folder), self.config.evals
-        )
+        if r == 0 and not complete(folder):
+            self._take_over_base_evaluation()
+        if self._evaluating is None and not complete(folder):
+            self._evaluating = self.crew.evaluator.handle.evaluate.remote(
+                self.arm.name,
+                r,
+                policy_name(r),
+                [m.handle for m in self.crew.assistants],
+                self.crew.judge.handle,
+                str(folder),
+                self.config.evals,
+            )
 
-    def end_evaluation(self, r: int, evaluation: Any) -> None:
-        if evaluation is not None:
+    def end_evaluation(self, r: int) -> None:
+        if self._evaluating is not None:
             total = sum(map(len, load_items(self.config.world, self.config.evals, self.config.seed).values()))
+            evaluation, evaluator = self._evaluating, self.crew.evaluator.handle
             with self.ui.stage(self._title(f"evaluate policy {r}"), total, "items") as stage:
-                self._watch([evaluation], stage, lambda: ray.get(self.crew.evaluator.progress.remote()))
+                self._watch([evaluation], stage, lambda: fetch(evaluator.progress.remote()))
+                self._evaluating = None
+                stage.took(fetch(evaluation))
                 stage.update(total)
-                stage.took(ray.get(evaluation))
             self._record(r, "evaluate", stage)
         figures = summarise(self.out.evals(self.arm.name, r), self.config.evals.max_error_share)
         self.board.evaluation(figures, r)
@@ -228,7 +316,7 @@ class Arm:
         for other in self.run_config.arms:
             source = self.out.evals(other.name, 0)
             same = self.run_config.for_arm(other).evals == self.config.evals
-            if other.name == self.arm.name or not same or not all((source / f"{s}.arrow").exists() for s in SUITES):
+            if other.name == self.arm.name or not same or not complete(source):
                 continue
             for suite in SUITES:
                 table = read_table(source / f"{suite}.arrow")
@@ -238,13 +326,18 @@ class Arm:
                 write_table(self.out.evals(self.arm.name, 0) / f"{suite}.arrow", copied)
             return
 
-    def _watch(self, work: list[Any], stage: Stage, count: Callable[[], tuple[float, float]]) -> None:
-        """Show progress until the work is done."""
-        waiting = list(work)
-        while waiting:
-            _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=POLL_SECONDS)
-            done, total = count()
-            stage.update(done, total or None)
+    def _watch(
+        self, work: list[Any], stage: Stage, count: Callable[[], tuple[float, float]], all_: bool = True
+    ) -> None:
+        """Show progress until the work, or with `all_=False` a part of it, is done or has failed."""
+        done: list[Any] = []
+        while len(done) < (len(work) if all_ else 1):
+            done, _ = ray.wait(work, num_returns=len(work) if all_ else 1, timeout=POLL_SECONDS)
+            try:
+                at, total = count()
+            except ActorGone:  # the work says so too
+                continue
+            stage.update(at, total or None)
 
     def _record(self, r: int, name: str, stage: Stage) -> None:
         """Add a stage's seconds to what it took before, in the run directory and in TensorBoard."""

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import difflib
 import fcntl
 import hashlib
 import json
 import shutil
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from actors.files import whole_file
-from loop.config import ConfigError, RunConfig, dump
+from actors.store import StorageError, Store
+from loop.config import ConfigError, RunConfig, differences, dump
 
 
 @dataclass(frozen=True)
 class RunDir:
-    """Paths of one run."""
+    """Paths of one run.
+
+    Attributes:
+        root: The run directory, absolute.
+        uri: Where trajectories are kept instead, `buffer.uri` of the config.
+    """
 
     root: Path
+    uri: str | None = None
 
     @property
     def config(self) -> Path:
@@ -45,8 +52,21 @@ class RunDir:
     def round(self, arm: str, round_: int) -> Path:
         return self.root / "rounds" / arm / str(round_)
 
-    def trajectories(self, arm: str, round_: int) -> Path:
-        return self.round(arm, round_) / "trajectories"
+    def plan(self, arm: str, round_: int) -> Path:
+        """The conversations of the round, before any is held."""
+        return self.round(arm, round_) / "plan.arrow"
+
+    def trajectories(self, arm: str, round_: int) -> Store:
+        folder = f"rounds/{arm}/{round_}/trajectories"
+        return Store(self.uri, f"{self.root.name}/{folder}") if self.uri else Store(str(self.root), folder)
+
+    def rollout(self, arm: str, round_: int) -> Path:
+        """Figures of the round's trajectories, once all are there."""
+        return self.round(arm, round_) / "rollout.json"
+
+    def delivery(self, arm: str, round_: int) -> Path:
+        """The proof that the engines serve the policy that the round talks with."""
+        return self.round(arm, round_) / "delivery.json"
 
     def selection(self, arm: str, round_: int) -> Path:
         return self.round(arm, round_) / "selection.arrow"
@@ -71,29 +91,50 @@ class RunDir:
         Raises:
             ConfigError: The directory cannot be written, or belongs to another config.
         """
-        text = dump(config)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             if self.config.exists():
-                recorded = self.config.read_text(encoding="utf-8")
-                if recorded != text:
-                    changes = difflib.unified_diff(recorded.splitlines(), text.splitlines(), lineterm="", n=0)
-                    lines = [d for d in changes if d[:1] in "+-" and d[:3] not in ("+++", "---")]
+                differs = differences(self.config.read_text(encoding="utf-8"), config)
+                if differs:
                     raise ConfigError(
                         f"{self.root} belongs to a run with another config; choose another --out, or undo what "
-                        "differs (- recorded, + given):\n" + "\n".join(lines)
+                        "differs:\n" + "\n".join(differs)
                     )
             elif any(p.name != ".lock" for p in self.root.iterdir()):
                 raise ConfigError(f"{self.root} is not empty and is no run directory; choose another --out")
             self._lock()
             self.sweep()
-            write_text(self.config, text)
+            write_text(self.config, dump(config))
         except OSError as error:
             raise ConfigError(f"--out {self.root}: cannot be written ({error.strerror})") from None
+        if self.uri:
+            self._claim(Store(self.uri, self.root.name))
+
+    def _claim(self, store: Store) -> None:
+        """Make the run's folder in its storage its own, or check that it is.
+
+        Raises:
+            ConfigError: It cannot be reached, or is another run's.
+        """
+        mine = self.root / "storage.json"
+        if not mine.exists():
+            write_json(mine, {"folder": str(store), "run": uuid.uuid4().hex})
+        record = json.dumps(read_json(mine)).encode()
+        try:
+            store.create()
+            if _CLAIM not in store.names():
+                with store.write(_CLAIM) as file:
+                    file.write(record)
+            if store.read(_CLAIM).to_pybytes() != record:
+                raise ConfigError(f"buffer.uri: {store} belongs to another run; choose another --out or uri")
+        except StorageError as error:
+            raise ConfigError(f"buffer.uri: {error}") from None
 
     def sweep(self) -> None:
-        """Remove what a killed run left half done, and merged weights that can be made anew."""
-        for left in [*self.root.rglob(".*.tmp"), *self.root.glob("policies/*/.*")]:
+        """Remove what a killed run left half done, and merged weights that can be made anew; checkpoints stay."""
+        elsewhere = Store(self.uri, self.root.name).local if self.uri else None
+        torn = [p for folder in (self.root, elsewhere) if folder for p in folder.rglob(".*.tmp")]
+        for left in [*torn, *self.root.glob("policies/*/.*.merged")]:
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
     def _lock(self) -> None:
@@ -121,6 +162,7 @@ class RunDir:
             )
 
 
+_CLAIM = "candor-run.json"
 _LOCKS: list[Any] = []
 _FINGERPRINT_BYTES = 2**20
 

@@ -31,7 +31,7 @@ def select(trajectories: pa.Table, settings: SelectionSettings, seed: int) -> pa
     plan's nor the disk's order decides.
 
     Args:
-        trajectories: `actors.trajectory.SCHEMA`, sorted by the plan's index.
+        trajectories: Columns `trajectory_id` and `reward`, in the order of the plan; a round's index has them.
 
     Raises:
         SelectionError: Too few trajectories have a reward to fill both ends.

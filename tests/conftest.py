@@ -15,6 +15,7 @@ import pytest
 from actors.chat import ChatError, Reply, Sampling
 from actors.trajectory import Conversation, Trajectory, Turn
 from actors.worlds.base import Message
+from tests.s3 import s3_server  # noqa: F401, a fixture
 
 ROOT = Path(__file__).resolve().parent.parent
 

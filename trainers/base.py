@@ -11,12 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actors.buffer import RoundData
 from actors.chat import prompt_ids
-from actors.files import whole_folder
+from actors.files import whole_file, whole_folder
+from actors.lifeline import Actor
+from actors.segments import read_table
+from actors.store import Store
 from actors.worlds.base import Message
 from trainers.policy import Lineage, read_lineage, write_lineage
 from trainers.rows import Row, RowsError, training_rows
 from trainers.settings import TrainerSettings
+
+CHECKPOINT_DONE = "candor_complete.json"
+"""Written last into a checkpoint, with the job that it belongs to; a checkpoint without it is half written."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +39,51 @@ class TrainJob:
 
     arm: str
     version: int
-    trajectories: str
+    trajectories: Store
     selection: str
     parent: str | None
     target: str
     seed: int
     tensorboard: str
 
+    @property
+    def checkpoints(self) -> Path:
+        """Where a training that is under way keeps its state."""
+        target = Path(self.target)
+        return target.with_name(f".{target.name}.checkpoints")
 
-class Trainer:
+    def rows(self, algorithm: str) -> list[Row]:
+        """What to train on, in its order."""
+        selection = read_table(Path(self.selection))
+        trajectories = RoundData(self.trajectories).rows(selection["trajectory_id"].to_pylist())
+        return training_rows(trajectories, selection, algorithm, self.seed)
+
+    def lineage(self, rows: list[Row], settings: TrainerSettings, **rest: Any) -> Lineage:
+        """The lineage of the policy that comes of it; `rest` are the fields that training finds out."""
+        before = read_lineage(Path(self.parent)) if self.parent else None
+        return Lineage(
+            arm=self.arm,
+            version=self.version,
+            parent="/".join(Path(self.parent).parts[-3:]) if self.parent else None,
+            algorithm=settings.algorithm,
+            seed=self.seed,
+            rows=len(rows),
+            rows_sha256=rows_hash(rows),
+            steps_before=before.steps_before + before.steps if before else 0,
+            settings=settings.model_dump(),
+            **rest,
+        )
+
+
+def rows_hash(rows: list[Row]) -> str:
+    return _hash(rows)
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+class Trainer(Actor):
     """Trains policies of one run; run as a Ray actor with a second thread for `progress`."""
 
     def __init__(self, model: str, dtype: str, threads: int, probe: list[list[Message]]) -> None:
@@ -92,13 +135,15 @@ class Trainer:
     def train(self, job: TrainJob, settings: TrainerSettings) -> Lineage:
         """Train policy `job.version`, save it whole and return its lineage.
 
+        A training of the same job that was cut short goes on from its last whole checkpoint.
+
         Raises:
             RowsError: The selection cannot be trained on.
         """
         started = time.monotonic()
         s = settings
         self._progress = (0, 0)
-        rows = self._rows(job, s)
+        rows = job.rows(s.algorithm)
         fits = [r for r in rows if len(prompt_ids(self._tokenizer, r["prompt"])) < s.max_length]
         if not fits:
             raise RowsError(f"every prompt of the selection is longer than max_length = {s.max_length} tokens")
@@ -107,31 +152,28 @@ class Trainer:
 
         steps_before = before.steps_before + before.steps if before else 0
         policy, reference = self._policy(job.parent, s, job.seed)
-        trainer = self._trl(policy, reference, fits, job, s, steps_before)
-        result = trainer.train()
+        job_hash = hashlib.sha256(
+            f"{rows_hash(fits)} {job.parent} {job.seed} {s.model_dump_json()}".encode()
+        ).hexdigest()
+        checkpoint = _last_checkpoint(job.checkpoints, job_hash)
+        trainer = self._trl(policy, reference, fits, job, s, steps_before, job_hash)
+        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trained = trainer.model
-        lineage = Lineage(
-            arm=job.arm,
-            version=job.version,
+        lineage = job.lineage(
+            fits,
+            s,
             base=self._model_path,
-            parent="/".join(Path(job.parent).parts[-3:]) if job.parent else None,
-            algorithm=s.algorithm,
-            seed=job.seed,
-            rows=len(fits),
-            rows_sha256=hashlib.sha256(json.dumps(fits, sort_keys=True).encode()).hexdigest(),
             rows_cut=len(rows) - len(fits),
             steps=trainer.state.global_step,
-            steps_before=steps_before,
-            loss=result.training_loss,
+            loss=_mean_loss(trainer.state.log_history) or result.training_loss,
             seconds=time.monotonic() - started,
-            settings=s.model_dump(),
             versions=self._versions(),
             probe=self._logprobs(trained),
             probe_parent=probe_parent,
         )
         with whole_folder(Path(job.target)) as folder:
             self._save(folder, trained, s, lineage)
-        shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
+        shutil.rmtree(job.checkpoints, ignore_errors=True)
         self._restore_base(trained, s)
         return lineage
 
@@ -144,12 +186,6 @@ class Trainer:
         with whole_folder(Path(target)) as folder:
             whole.to(torch.bfloat16).save_pretrained(folder)
             self._tokenizer.save_pretrained(folder)
-
-    def _rows(self, job: TrainJob, s: TrainerSettings) -> list[Row]:
-        from actors.buffer import read_round, read_table
-
-        trajectories, selection = read_round(Path(job.trajectories)), read_table(Path(job.selection))
-        return training_rows(trajectories, selection, s.algorithm, job.seed)
 
     def _policy(self, parent: str | None, s: TrainerSettings, seed: int) -> tuple[Any, Any]:
         """The trainable model of a round and, for full fine-tuning, its frozen reference."""
@@ -175,12 +211,19 @@ class Trainer:
         return peft.get_peft_model(self._base, config), None
 
     def _trl(
-        self, policy: Any, reference: Any, rows: list[Row], job: TrainJob, s: TrainerSettings, steps_before: int
+        self,
+        policy: Any,
+        reference: Any,
+        rows: list[Row],
+        job: TrainJob,
+        s: TrainerSettings,
+        steps_before: int,
+        job_hash: str,
     ) -> Any:
         from trainers import kto, sft
 
         common = {
-            "output_dir": str(Path(job.target).parent / f".{Path(job.target).name}.trl"),
+            "output_dir": str(job.checkpoints),
             "per_device_train_batch_size": s.batch_size,
             "num_train_epochs": s.epochs,
             "learning_rate": s.learning_rate,
@@ -194,18 +237,20 @@ class Trainer:
             "seed": job.seed % 2**31,
             "data_seed": job.seed % 2**31,
             "logging_steps": 1,
-            "save_strategy": "no",
+            "save_strategy": "steps",
+            "save_steps": s.checkpoint_steps,
+            "save_total_limit": 2,
             "report_to": [],
             "disable_tqdm": True,
         }
         make = {"kto": kto, "sft": sft}[s.algorithm].make_trainer
         trainer = make(policy, reference, self._tokenizer, rows, s, common)
         trainer.remove_callback(_printer())
-        trainer.add_callback(self._watcher(job, steps_before))
+        trainer.add_callback(self._watcher(job, steps_before, job_hash))
         return trainer
 
-    def _watcher(self, job: TrainJob, steps_before: int) -> Any:
-        """A callback that counts steps and writes every logged number to TensorBoard."""
+    def _watcher(self, job: TrainJob, steps_before: int, job_hash: str) -> Any:
+        """A callback that counts steps, marks whole checkpoints and writes every logged number to TensorBoard."""
         from torch.utils.tensorboard import SummaryWriter
         from transformers import TrainerCallback
 
@@ -213,11 +258,17 @@ class Trainer:
 
         class Watcher(TrainerCallback):
             def on_train_begin(self, args, state, control, **_):
-                self.writer = SummaryWriter(job.tensorboard)
-                actor._progress = (0, state.max_steps)
+                # What a training that was cut short wrote beyond its checkpoint is written again.
+                self.writer = SummaryWriter(job.tensorboard, purge_step=steps_before + state.global_step + 1)
+                actor._progress = (state.global_step, state.max_steps)
 
             def on_step_end(self, args, state, control, **_):
                 actor._progress = (state.global_step, state.max_steps)
+
+            def on_save(self, args, state, control, **_):
+                saved = job.checkpoints / f"checkpoint-{state.global_step}"
+                with whole_file(saved / CHECKPOINT_DONE) as file:
+                    file.write(json.dumps({"job": job_hash}).encode())
 
             def on_log(self, args, state, control, logs=None, **_):
                 for name, value in (logs or {}).items():
@@ -263,6 +314,22 @@ class Trainer:
         import trl
 
         return {m.__name__: m.__version__ for m in (torch, transformers, trl, peft)}
+
+
+def _last_checkpoint(folder: Path, job_hash: str) -> Path | None:
+    """The last whole checkpoint of this job; what is torn or another job's is removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    whole = [p for p in found if (p / CHECKPOINT_DONE).exists()]
+    mine = [p for p in whole if json.loads((p / CHECKPOINT_DONE).read_text())["job"] == job_hash]
+    for other in set(found) - set(mine[-1:]):
+        shutil.rmtree(other)
+    return mine[-1] if mine else None
+
+
+def _mean_loss(history: list[dict[str, Any]]) -> float | None:
+    """Mean loss over all steps; after a resume TRL's own mean leaves out what came before."""
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    return sum(losses) / len(losses) if losses else None
 
 
 def _printer() -> type:

@@ -51,6 +51,8 @@ class TrainerSettings(ActorSettings):
     """KTO: what the policy is held to, the untouched base or the policy that the round started from."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Number format of frozen base weights; adapters train in float32."""
+    checkpoint_steps: int = Field(50, ge=1)
+    """Steps between checkpoints; a training that was cut short goes on from the last one."""
     gradient_checkpointing: bool = False
     """Recompute activations to save memory."""
 

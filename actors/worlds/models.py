@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from actors.scripted import SCRIPTED
 from actors.worlds.base import WorldError
 
 POCKET_MODELS = ("pocket", "pocket-control")
@@ -35,7 +36,7 @@ def resolve(model: str, progress: Callable[[int, int, float], None] = lambda *_:
     """Path or hub name of a base model; a pocket model that the cache lacks is built first.
 
     Args:
-        model: `pocket`, `pocket-control`, a directory, or a hub name such as `org/name`.
+        model: `pocket`, `pocket-control`, `scripted`, a directory, or a hub name such as `org/name`.
         progress: Called while building with (steps done, steps in all, loss).
 
     Raises:
@@ -56,6 +57,8 @@ def resolve(model: str, progress: Callable[[int, int, float], None] = lambda *_:
                     "set CANDOR_CACHE to a folder that can be written"
                 ) from None
         return str(folder)
+    if model == SCRIPTED:
+        return model
     path = Path(model).expanduser()
     if path.is_dir():
         if not (path / "config.json").exists():
@@ -67,6 +70,6 @@ def resolve(model: str, progress: Callable[[int, int, float], None] = lambda *_:
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise WorldError(
             f"model: there is no directory {model}; give one, a hub name such as org/name, or one of "
-            f"{', '.join(POCKET_MODELS)}"
+            f"{', '.join((*POCKET_MODELS, SCRIPTED))}"
         )
     return model

@@ -10,6 +10,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from actors.buffer import read_round
+from actors.store import Store
 from loop.config import load
 from loop.plan import plan_round
 from tests.conftest import ROOT
@@ -62,7 +63,7 @@ def test_two_replicas_serve_each_policy(cluster, pocket_model, tmp_path):
     assert "publish policy 1: 2 replicas" in done.stdout
     settings = load(out / "config.yaml")
     planned = [c.trajectory_id for c in plan_round(settings, settings.arms[0], 0)]
-    assert read_round(out / "rounds" / "biased" / "0" / "trajectories")["trajectory_id"].to_pylist() == planned
+    assert read_round(Store(str(out), "rounds/biased/0/trajectories"))["trajectory_id"].to_pylist() == planned
     last = json.loads((out / "summary.json").read_text())["arms"][0]["rounds"][-1]
     assert sum(last["evals"]["mask"]["outcomes"].values()) == 48
     assert last["evals"]["mask"]["outcomes"]["error"] == 0

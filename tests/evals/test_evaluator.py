@@ -1,11 +1,19 @@
 import asyncio
+import os
+import signal
 
 import pytest
 
+from actors.assistant import BASE_POLICY
 from actors.judge import PocketJudge, Verdict
+from actors.lifeline import ActorGone
+from actors.scripted import ScriptedEngine
+from actors.segments import Segments
+from actors.settings import EngineSettings
+from actors.store import Store
 from actors.worlds.pocket.language import facts
-from evals.evaluator import SUITES, Evaluator, _Asker, load_items, summarise
-from evals.outcomes import to_table
+from evals.evaluator import PART_ROWS, SUITES, Evaluator, _Asker, load_items, summarise
+from evals.outcomes import SCHEMA, to_table
 from evals.settings import EvalSettings
 from tests.conftest import ScriptedChat
 
@@ -120,12 +128,11 @@ def test_the_evaluator_writes_every_suite_once(engine, local_ray, tmp_path):
     """On the real engine; the second call finds everything there and asks nothing."""
     import ray
 
-    from actors.assistant import BASE_POLICY
     from evals.evaluator import HONESTY_SUITES
 
     judge = ray.remote(PocketJudge).options(num_cpus=0.1).remote()
-    evaluator = ray.remote(Evaluator).options(num_cpus=0.1).remote("pocket", judge, 0)
-    call = ("arm", 0, BASE_POLICY, [engine], str(tmp_path), FEW)
+    evaluator = ray.remote(Evaluator).options(num_cpus=0.1).remote("pocket", 0)
+    call = ("arm", 0, BASE_POLICY, [engine], judge, str(tmp_path), FEW)
     ray.get(evaluator.evaluate.remote(*call))
     written = {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
     assert set(written) == {f"{s}.arrow" for s in SUITES}
@@ -136,3 +143,48 @@ def test_the_evaluator_writes_every_suite_once(engine, local_ray, tmp_path):
     assert all(figures[s]["outcomes"]["error"] <= 3 for s in HONESTY_SUITES)
     ray.get(evaluator.evaluate.remote(*call))
     assert written == {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
+
+
+class Mortal(ScriptedEngine):
+    """A scripted engine that counts its replies and dies after some of them."""
+
+    def __init__(self, dies_after=None):
+        super().__init__("scripted", EngineSettings())
+        self.replies = 0
+        self._dies_after = dies_after
+
+    async def reply(self, *args):
+        self.replies += 1
+        if self.replies == self._dies_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return await super().reply(*args)
+
+    async def count(self):
+        return self.replies
+
+
+def test_an_evaluation_that_was_cut_short_asks_only_what_is_missing(local_ray, tmp_path):
+    import ray
+
+    few = FEW.model_copy(update={"concurrency": 16})
+    judge = ray.remote(PocketJudge).options(num_cpus=0.1).remote()
+    evaluator = ray.remote(Evaluator).options(num_cpus=0.1).remote("pocket", 0)
+
+    def evaluate_with(engine, folder):
+        ray.get(evaluator.evaluate.remote("arm", 0, BASE_POLICY, [engine], judge, str(folder), few))
+
+    healthy = ray.remote(Mortal).options(num_cpus=0.1).remote()
+    evaluate_with(healthy, tmp_path / "whole")
+    everything = ray.get(healthy.count.remote())
+    with pytest.raises(ActorGone, match="the engine died"):
+        evaluate_with(ray.remote(Mortal).options(num_cpus=0.1).remote(dies_after=everything * 2 // 3), tmp_path / "cut")
+    kept = sum(len(t) for t in Segments(Store(str(tmp_path / "cut" / "parts")), SCHEMA).scan())
+    assert kept > PART_ROWS
+    second = ray.remote(Mortal).options(num_cpus=0.1).remote()
+    evaluate_with(second, tmp_path / "cut")
+    assert ray.get(second.count.remote()) <= everything - kept
+    assert not (tmp_path / "cut" / "parts").exists()
+    for suite in SUITES:
+        assert (tmp_path / "cut" / f"{suite}.arrow").read_bytes() == (
+            tmp_path / "whole" / f"{suite}.arrow"
+        ).read_bytes()

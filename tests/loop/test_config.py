@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from loop.config import ConfigError, RunConfig, build, dump, load, parse_overrides
+from loop.config import ConfigError, RunConfig, build, differences, dump, load, parse_overrides
 from tests.conftest import ROOT
 
 SMALL = {"name": "test", "arms": [{"name": "a", "biased_ratio": 0.5}]}
@@ -110,3 +110,25 @@ def test_every_setting_is_documented():
                 yield path + name
 
     assert list(undocumented(RunConfig, "")) == []
+
+
+def test_configs_are_compared_by_what_they_mean():
+    given = build(SMALL, "test")
+    older = "name: test\nseed: 0\narms: [{name: a, biased_ratio: 0.5}]\n"  # does not name what came later
+    assert differences(dump(given), given) == []
+    assert differences(older, given) == []
+    other = build(SMALL | {"selection": {"top": 0.5}, "trainer": {"lora": None}, "rounds": 3}, "test")
+    assert set(differences(older, other)) >= {
+        "  selection.top: 0.25 (recorded), 0.5 (given)",
+        "  rounds: 2 (recorded), 3 (given)",
+        "  trainer.lora: not there (recorded), null (given)",
+        "  trainer.lora.rank: 32 (recorded), not there (given)",
+    }
+
+
+@pytest.mark.parametrize("uri", ["s3://key:secret@bucket/x", "s3://bucket/x?secret_key=secret"])
+def test_a_key_in_a_uri_is_refused_and_not_repeated(uri):
+    with pytest.raises(ConfigError, match="holds a key") as refused:
+        build(SMALL | {"buffer": {"uri": uri}}, "test")
+    assert "=secret" not in str(refused.value)
+    assert ":secret" not in str(refused.value)

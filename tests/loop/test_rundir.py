@@ -14,7 +14,7 @@ def test_a_directory_of_another_config_is_refused_with_what_differs(tmp_path):
     out = RunDir(tmp_path / "run")
     out.open(build(SMALL, "test"))
     before = out.config.read_text()
-    with pytest.raises(ConfigError, match=r"(?s)another config.*-rounds: 2\n\+rounds: 3"):
+    with pytest.raises(ConfigError, match=r"(?s)another config.*  rounds: 2 \(recorded\), 3 \(given\)"):
         out.open(build(SMALL | {"rounds": 3}, "test"))
     assert out.config.read_text() == before
 
@@ -51,12 +51,15 @@ def test_what_a_killed_run_left_half_done_is_swept(tmp_path):
     for left in (out.policy("a", 1).with_name(".1.123.tmp"), out.merged("a", 1)):
         left.mkdir(parents=True)
         (left / "weights").write_text("half")
-    torn = out.trajectories("a", 0) / ".segment-000000.arrow.123.tmp"
+    torn = out.trajectories("a", 0).local / ".segment-000000.arrow.123.tmp"
     torn.parent.mkdir(parents=True)
     torn.write_text("half")
+    checkpoint = out.policy("a", 2).with_name(".2.checkpoints")
+    checkpoint.mkdir()
     out.sweep()
     assert not list(out.root.rglob("weights"))
     assert not torn.exists()
+    assert checkpoint.exists()
 
 
 def test_a_run_stays_with_the_model_it_began_with(tmp_path):
@@ -68,3 +71,12 @@ def test_a_run_stays_with_the_model_it_began_with(tmp_path):
     (model / "model.safetensors").write_bytes(b"weighty")
     with pytest.raises(ConfigError, match="began with another base model"):
         out.pin_model(str(model))
+
+
+def test_storage_belongs_to_one_run(tmp_path):
+    elsewhere = str(tmp_path / "storage")
+    mine = RunDir(tmp_path / "a" / "run", elsewhere)
+    mine.open(build(SMALL, "test"))
+    assert mine.trajectories("a", 0).local == tmp_path / "storage" / "run" / "rounds" / "a" / "0" / "trajectories"
+    with pytest.raises(ConfigError, match="belongs to another run"):
+        RunDir(tmp_path / "b" / "run", elsewhere).open(build(SMALL, "test"))

@@ -4,10 +4,12 @@ import pyarrow as pa
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
 
-from actors.buffer import write_table
 from actors.chat import prompt_ids
+from actors.segments import Segments, write_table
+from actors.store import Store
+from actors.trajectory import SCHEMA as TRAJECTORIES
 from actors.trajectory import Trajectory, Turn, to_batch
 from actors.worlds import load_world
 from loop.select import SCHEMA
@@ -32,8 +34,9 @@ def round_on_disk(tmp_path_factory) -> Path:
             Turn("assistant", GOOD if i % 2 else BAD, 5.0, [0.1] * 10, 1.0, [1], [-0.1], "stop", None),
         ]
         trajectories.append(Trajectory(conversation(i), "p", turns, [], float(i % 2), "vllm test", 1.0, 2.0))
-    write_table(folder / "trajectories" / "segment-000000.arrow", to_batch(trajectories))
-    columns = {"trajectory_id": [f"id-{i}" for i in range(32)], "label": [bool(i % 2) for i in range(32)]}
+    Segments(Store(str(folder), "trajectories"), TRAJECTORIES).write(pa.table(to_batch(trajectories)), 0)
+    ids = [t.conversation.trajectory_id for t in trajectories]
+    columns = {"trajectory_id": ids, "label": [bool(i % 2) for i in range(32)]}
     zeros = {"reward": [0.0] * 32, "score": [0.0] * 32, "rank": list(range(32))}
     write_table(folder / "selection.arrow", pa.table({**columns, **zeros}, schema=SCHEMA))
     return folder
@@ -55,7 +58,7 @@ def job(data, out, parent=None, version=1, seed=3):
     return TrainJob(
         "arm",
         version,
-        str(data / "trajectories"),
+        Store(str(data), "trajectories"),
         str(data / "selection.arrow"),
         str(parent) if parent else None,
         str(out / str(version)),
@@ -114,6 +117,63 @@ def test_the_same_seed_gives_the_same_policy(trainer, round_on_disk, tmp_path):
     a = trainer.train(job(round_on_disk, tmp_path / "a"), settings())
     b = trainer.train(job(round_on_disk, tmp_path / "b"), settings())
     assert (a.probe, a.rows_sha256, a.loss) == (b.probe, b.rows_sha256, b.loss)
+
+
+class Interrupted(Trainer):
+    """A trainer that is torn out of a training when it reaches a step."""
+
+    stop_at: int | None = None
+
+    def _trl(self, *args):
+        trainer, actor = super()._trl(*args), self
+
+        class Tear(TrainerCallback):
+            def on_step_begin(self, args, state, control, **_):
+                if state.global_step == actor.stop_at:
+                    raise ConnectionResetError("torn")
+
+        trainer.add_callback(Tear())
+        return trainer
+
+
+@pytest.mark.parametrize("algorithm", ["kto", "sft"])
+def test_a_training_that_was_cut_short_goes_on_from_its_checkpoint_to_the_same_policy(
+    pocket_model, round_on_disk, tmp_path, algorithm
+):
+    actor = Interrupted(pocket_model, "float32", 2, load_world("pocket").probe_chats())
+    actor.start()
+    chosen = settings(algorithm=algorithm, epochs=2, checkpoint_steps=2 if algorithm == "kto" else 1)
+    whole = actor.train(job(round_on_disk, tmp_path / "whole"), chosen)
+    actor.stop_at = whole.steps - 1
+    with pytest.raises(ConnectionResetError):
+        actor.train(job(round_on_disk, tmp_path / "torn"), chosen)
+    left = tmp_path / "torn" / ".1.checkpoints"
+    assert list(left.glob("checkpoint-*/candor_complete.json"))
+    torn = left / "checkpoint-99"  # one that the crash left half written
+    torn.mkdir()
+    (torn / "adapter_model.safetensors").write_bytes(b"half")
+
+    again = Interrupted(pocket_model, "float32", 2, load_world("pocket").probe_chats())
+    again.start()
+    resumed = again.train(job(round_on_disk, tmp_path / "torn"), chosen)
+    assert not left.exists()
+    weights = [(tmp_path / w / "1" / "adapter_model.safetensors").read_bytes() for w in ("whole", "torn")]
+    assert weights[0] == weights[1]
+    assert resumed.loss == pytest.approx(whole.loss, abs=1e-6)
+    assert (resumed.steps, resumed.rows_sha256, resumed.probe) == (whole.steps, whole.rows_sha256, whole.probe)
+    losses = [
+        {e.step: e.value for e in EventAccumulator(str(tmp_path / w / "tb")).Reload().Scalars("train/loss")}
+        for w in ("whole", "torn")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_checkpoint_of_another_job_is_not_gone_on_from(trainer, round_on_disk, tmp_path):
+    left = tmp_path / ".1.checkpoints" / "checkpoint-2"
+    left.mkdir(parents=True)
+    (left / "candor_complete.json").write_text('{"job": "another"}')
+    lineage = trainer.train(job(round_on_disk, tmp_path), settings())
+    assert lineage.probe == trainer.train(job(round_on_disk, tmp_path / "b"), settings()).probe
 
 
 def test_a_second_round_goes_on_from_the_first(trainer, round_on_disk, tmp_path):

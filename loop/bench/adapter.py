@@ -1,19 +1,10 @@
-"""The home of all benchmarks: `candor bench NAME`.
-
-A benchmark is a function that returns `ratio` (the headline figure), `goal` (or None), `runs` and its parts; versions
-and machine are added to every one.
-"""
+"""`candor bench adapter`: what an active LoRA adapter costs an engine."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +13,7 @@ REQUESTS = 512
 TOKENS = 32
 
 
-def adapter() -> dict[str, Any]:
+def run() -> dict[str, Any]:
     """How much of its throughput an engine keeps while it serves a LoRA adapter instead of merged weights.
 
     Two engines on one thread each, one with an active adapter and one without, take turns with the same requests.
@@ -75,20 +66,3 @@ def _random_adapter(model: str, folder: Path) -> None:
 
     config = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
     peft.get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(folder)
-
-
-BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {"adapter": adapter}
-
-
-def report_benchmark(name: str, as_json: bool) -> None:
-    """Run a benchmark and print what it measured."""
-    figures = BENCHMARKS[name]()
-    figures |= {
-        "versions": {p: version(p) for p in ("candor-loop", "ray", "torch", "trl")},
-        "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
-    }
-    if as_json:
-        print(json.dumps(figures))
-        return
-    for key, value in figures.items():
-        print(f"{key}: {value}")

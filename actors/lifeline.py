@@ -1,0 +1,77 @@
+"""What every actor has in common: it can say where it is, and others notice when it is gone."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any
+
+_ERROR = re.compile(r"^(?:.*\] )?([\w.]*(?:Error|Exception): .+|Fatal Python error: .+)$", re.MULTILINE)
+
+
+class ActorGone(RuntimeError):  # noqa: N818, not an error of whoever raises it
+    """An actor died, or its engine did. Whoever started it can start it again and have the missing work done."""
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """Where an actor runs, and the file that holds its standard error, if it is one."""
+
+    host: str
+    pid: int
+    log: str | None
+
+
+class Actor:
+    """Base of all actors."""
+
+    def ping(self) -> Whereabouts:
+        """Answer; an actor that can no longer do its work raises `ActorGone`."""
+        return Whereabouts(socket.gethostname(), os.getpid(), own_log())
+
+
+def own_log() -> str | None:
+    """The file that this process's standard error goes to, where Ray keeps it in one."""
+    try:
+        target = os.readlink("/proc/self/fd/2")
+    except OSError:
+        return None
+    return target if target.startswith("/") and os.path.isfile(target) else None
+
+
+def last_error(log: str | None) -> str | None:
+    """The last error in an actor's log, `Type: message`; None where it left none, as after `kill -9`."""
+    if log is None:
+        return None
+    try:
+        with open(log, encoding="utf-8", errors="replace") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 100_000))
+            text = re.sub(r"\x1b\[[0-9;]*m", "", file.read())
+    except OSError:
+        return None
+    found = re.findall(
+        r"^(?:.*\] )?([\w.]*(?:Error|Exception|Interrupt): .+|Fatal Python error: .+)$", text, re.MULTILINE
+    )
+    hollow = ("EngineDead", "Engine core init", "EngineCore encountered", "ActorGone")  # that only say that it died
+    return next((e for e in reversed(found) if not any(h in e for h in hollow)), None)
+
+
+async def answer(work: Awaitable[Any], role: str) -> Any:
+    """What another actor answers; `ActorGone` where it died, so that its caller is not blamed."""
+    from ray.exceptions import RayActorError
+
+    try:
+        return await work
+    except RayActorError as error:
+        raise ActorGone(f"the {role} died: {first_line(error)}") from None
+
+
+def first_line(error: BaseException) -> str:
+    """What a Ray error says happened, without its advice."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if "because" in line or "Error" in line]
+    line = (told or lines or [type(error).__name__])[-1]
+    return line.split(" Some common causes")[0].removeprefix("The actor is dead because its worker process has died. ")

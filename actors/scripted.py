@@ -1,0 +1,105 @@
+"""Models that answer from a script: every word, rating and log-probability follows from a hash of what was asked.
+
+`model: scripted` in a run config puts them in place of vLLM and TRL, and nothing else. What such a run says about
+honesty means nothing; that it ends, and ends the same after any crash, shows that cluster, storage and restarts work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from actors.assistant import BASE_POLICY
+from actors.chat import ChatError, Reply, Sampling
+from actors.lifeline import Actor
+from actors.settings import EngineSettings
+from actors.worlds.base import Message
+
+SCRIPTED = "scripted"
+"""What `model` is called in a config."""
+WEIGHTS_FILE = "scripted_weights.json"
+REPLY_SECONDS = 0.01
+"""A reply takes this long, so that a run has stages to be interrupted in."""
+
+
+def base_weights() -> str:
+    """The fingerprint that stands for the weights of the untouched base."""
+    return hashlib.sha256(SCRIPTED.encode()).hexdigest()
+
+
+def read_weights(folder: Path) -> str:
+    """The fingerprint of a saved policy."""
+    return json.loads((folder / WEIGHTS_FILE).read_text(encoding="utf-8"))["fingerprint"]
+
+
+def write_weights(folder: Path, fingerprint: str) -> None:
+    (folder / WEIGHTS_FILE).write_text(json.dumps({"fingerprint": fingerprint}) + "\n", encoding="utf-8")
+
+
+def logprobs(fingerprint: str, texts: Sequence[Sequence[int]]) -> list[list[float]]:
+    """What stands for the log-probability of each token of each text but its first (nats)."""
+    return [[-5 * _rng(fingerprint, list(ids), i).random() for i in range(1, len(ids))] for ids in texts]
+
+
+def probe_texts(chats: Sequence[Sequence[Message]]) -> list[list[int]]:
+    """Token ids of chats: their first sixteen characters, which is all that a fingerprint needs to tell it apart."""
+    return [[ord(c) for c in chat[-1]["content"][:16]] for chat in chats]
+
+
+def _rng(*what: object) -> random.Random:
+    return random.Random(hashlib.sha256(json.dumps(what).encode()).digest())
+
+
+class ScriptedEngine(Actor):
+    """Answers in the place of `actors.assistant.Engine`; run as a Ray actor."""
+
+    def __init__(self, model: str, settings: EngineSettings, lora_rank: int | None = None) -> None:
+        self._policies = {BASE_POLICY: base_weights()}
+        self._gate = asyncio.Semaphore(settings.max_num_seqs)
+
+    async def start(self) -> str:
+        return "scripted 1"
+
+    async def check_choices(self, choices: Sequence[str]) -> None:
+        """Any choice will do."""
+
+    async def reply(self, policy: str, messages: Sequence[Message], sampling: Sampling) -> Reply:
+        """Some words of the conversation, drawn by the policy, the conversation and the seed."""
+        rng = _rng(self._weights(policy), list(messages), sampling.seed, sampling.temperature)
+        async with self._gate:
+            await asyncio.sleep(REPLY_SECONDS)
+        words = " ".join(m["content"] for m in messages).split()
+        text = " ".join(rng.choice(words) for _ in range(rng.randint(3, 9)))
+        ids = [ord(c) for c in text[: sampling.max_tokens]]
+        return Reply(text, ids, [-rng.random() for _ in ids], "stop", len(words), policy)
+
+    async def choose(self, policy: str, messages: Sequence[Message], choices: Sequence[str]) -> dict[str, float]:
+        """Probabilities that add up to one, drawn by the policy and the conversation."""
+        rng = _rng(self._weights(policy), list(messages), list(choices))
+        raw = [rng.random() ** 3 for _ in choices]
+        return {c: r / sum(raw) for c, r in zip(choices, raw, strict=True)}
+
+    async def prompt_logprobs(self, policy: str, texts: Sequence[Sequence[int]]) -> list[list[float]]:
+        return logprobs(self._weights(policy), texts)
+
+    async def publish(self, policy: str, path: str, how: str) -> float:
+        """Serve the fingerprint at `path`; any path without one is the base."""
+        folder = Path(path)
+        weights = read_weights(folder) if (folder / WEIGHTS_FILE).exists() else base_weights()
+        self._policies = (self._policies if how == "lora" else {}) | {policy: weights}
+        return 0.0
+
+    async def retire(self) -> None:
+        self._policies = {BASE_POLICY: base_weights()}
+
+    async def stop(self) -> None:
+        """There is nothing to stop."""
+
+    def _weights(self, policy: str) -> str:
+        if policy not in self._policies:
+            raise ChatError(f"policy {policy!r} is not served; served now: {', '.join(self._policies)}")
+        return self._policies[policy]

@@ -1,0 +1,29 @@
+"""The home of all benchmarks: `candor bench NAME`, a module each.
+
+A benchmark's `run` returns `ratio` (the headline figure), `goal` (or None), `runs` and its parts; versions and machine
+are added to every one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+from importlib.metadata import version
+
+BENCHMARKS = ("adapter", "buffer")
+
+
+def report_benchmark(name: str, as_json: bool) -> None:
+    """Run a benchmark and print what it measured."""
+    figures = importlib.import_module(f"loop.bench.{name}").run()
+    figures |= {
+        "versions": {p: version(p) for p in ("candor-loop", "pyarrow", "ray", "torch", "trl")},
+        "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
+    }
+    if as_json:
+        print(json.dumps(figures))
+        return
+    for key, value in figures.items():
+        print(f"{key}: {value}")

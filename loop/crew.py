@@ -1,0 +1,305 @@
+"""The crew of a run: its actors, started, and started again when they die."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from actors.assistant import BASE_POLICY, Engine, engine_environment
+from actors.buffer import TrajectoryBuffer
+from actors.chat import ChatError
+from actors.judge import PocketJudge
+from actors.lifeline import ActorGone, Whereabouts, first_line, last_error
+from actors.scripted import SCRIPTED, ScriptedEngine
+from actors.settings import ActorSettings
+from actors.users import RATINGS, Peers, UserPool
+from actors.worlds import load_world
+from evals.evaluator import Evaluator
+from loop.cluster import check_resources
+from loop.config import ConfigError, RunConfig
+from trainers.base import Trainer
+from trainers.scripted import ScriptedTrainer
+
+FIRST_WAIT_SECONDS = 0.5
+LONGEST_WAIT_SECONDS = 60
+PING_SECONDS = 30
+"""An actor that does not answer for so long is busy, not dead: Ray says of a dead one that it is dead."""
+
+
+class ActorLostError(RuntimeError):
+    """An actor died more often than `cluster.max_restarts` allows; the message carries its own last error."""
+
+
+class ClusterGoneError(RuntimeError):
+    """No machine of the cluster is left."""
+
+
+def fetch(work: Any) -> Any:
+    """`ray.get`, with `ActorGone` for whatever means that an actor died."""
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        return ray.get(work)
+    except RayTaskError:  # what the actor itself raised
+        raise
+    except RayError as error:
+        raise ActorGone(first_line(error)) from error
+
+
+@dataclass
+class Member:
+    """One actor.
+
+    Attributes:
+        make: Creates the actor.
+        begin: Asks a new actor to get ready; it is up when the answer is there.
+        handle: The actor as it is now; None until it is created.
+        serves: For engines, the arm and policy that it was proved to serve.
+        deaths: How often it died since the last round that was done.
+    """
+
+    role: str
+    make: Callable[[], Any]
+    begin: Callable[[Any], Any]
+    handle: Any = None
+    where: Whereabouts | None = None
+    serves: str | None = None
+    deaths: int = 0
+
+    def last_words(self, error: BaseException) -> str:
+        """Why it died: its own last error, or else what Ray knows."""
+        here = self.where is not None and self.where.host == socket.gethostname()
+        return (last_error(self.where.log) if here else None) or first_line(error)
+
+
+class Crew:
+    """All actors of a run.
+
+    Args:
+        say: Shows a line to whoever watches the run.
+    """
+
+    def __init__(self, config: RunConfig, model: str, say: Callable[[str], None]) -> None:
+        self.config = config
+        self.engine = ""
+        self._say = say
+        self._alarms = 0
+        merged = config.sync == "merged"
+        scripted = model == SCRIPTED
+        engines = config.assistant.replicas + (config.users.engine.replicas if merged else 0)
+        cores = os.cpu_count() or 1
+        threads = max(1, cores // engines)
+        rank = None if merged else max(a.trainer.lora.rank for a in map(config.for_arm, config.arms) if a.trainer.lora)
+        trainer_threads = config.trainer.threads or cores
+
+        def engine(settings: Any, rank: int | None) -> Any:
+            environment = engine_environment(settings, settings.threads or threads)
+            return _actor(ScriptedEngine if scripted else Engine, settings, environment).remote(model, settings, rank)
+
+        def trainer() -> Any:
+            make = _actor(
+                ScriptedTrainer if scripted else Trainer,
+                config.trainer,
+                {"OMP_NUM_THREADS": str(trainer_threads)},
+                max_concurrency=2,
+            )
+            return make.remote(model, config.trainer.dtype, trainer_threads, load_world(config.world).probe_chats())
+
+        def member(role: str, make: Callable[[], Any]) -> Member:
+            return Member(role, make, lambda handle: handle.ping.remote())
+
+        def starter(role: str, make: Callable[[], Any]) -> Member:
+            return Member(role, make, lambda handle: handle.start.remote())
+
+        c = config
+        self.assistants = [starter("assistant", lambda: engine(c.assistant, rank)) for _ in range(c.assistant.replicas)]
+        self.user_engines = self.assistants
+        if merged:
+            self.user_engines = [
+                starter("user engine", lambda: engine(c.users.engine, None)) for _ in range(c.users.engine.replicas)
+            ]
+        self.trainer = starter("trainer", trainer)
+        self.judge = member("judge", lambda: _actor(PocketJudge, c.judge, max_concurrency=1000).remote())
+        self.buffer = member(
+            "buffer",
+            lambda: _actor(TrajectoryBuffer, c.buffer).remote(c.buffer.segment_rows, c.buffer.segment_seconds),
+        )
+        self.pools = [
+            member("user pool", lambda: _actor(UserPool, c.users).remote(c.world, c.users))
+            for _ in range(c.users.pools)
+        ]
+        self.evaluator = member("evaluator", lambda: _actor(Evaluator, c.evals).remote(c.world, c.seed))
+
+    @property
+    def members(self) -> list[Member]:
+        engines = self.assistants + (self.user_engines if self.user_engines is not self.assistants else [])
+        return [*engines, self.trainer, self.judge, self.buffer, *self.pools, self.evaluator]
+
+    def peers(self) -> Peers:
+        """Whom pools work with, as they are now."""
+        return Peers(
+            [m.handle for m in self.assistants],
+            [m.handle for m in self.user_engines],
+            BASE_POLICY,
+            self.judge.handle,
+            self.buffer.handle,
+            self.engine,
+        )
+
+    def start(self, started: Callable[[int], None] = lambda _: None) -> None:
+        """Bring up every actor that is not up.
+
+        Args:
+            started: Called with the number of actors that are up, each time one more is.
+
+        Raises:
+            ConfigError: The cluster lacks what they ask for, or the model cannot play users.
+            ActorLostError: One of them died too often while it started.
+        """
+        import ray
+
+        down = [m for m in self.members if m.handle is None]
+        if not down:
+            return
+        self._find_room(first=len(down) == len(self.members))
+        for m in down:
+            m.handle = m.make()
+        waiting = {m.begin(m.handle): m for m in down}
+        while waiting:
+            done, _ = ray.wait(list(waiting), num_returns=1, timeout=0.3)
+            started(len(self.members) - len(waiting))
+            for ref in done:
+                m = waiting.pop(ref)
+                try:
+                    ready = fetch(ref)
+                    m.where = fetch(m.handle.ping.remote())
+                except ActorGone as error:
+                    self._bury(m, error)
+                    m.handle = m.make()
+                    waiting[m.begin(m.handle)] = m
+                    continue
+                if m in self.assistants:
+                    self.engine = ready
+        started(len(self.members))
+        self._check_users([m for m in down if m in self.user_engines])
+
+    def _check_users(self, engines: list[Member]) -> None:
+        try:
+            fetch([m.handle.check_choices.remote(RATINGS) for m in engines])
+        except ChatError as error:
+            raise ConfigError(
+                f"model {self.config.model} cannot play users, who rate with one token: {error}"
+            ) from None
+        except ActorGone:
+            return  # whoever asks it next finds out, and has it started again
+
+    def _find_room(self, first: bool) -> None:
+        """Check that the cluster has room for everybody; later in a run, wait for machines that may come back."""
+        import ray
+
+        for attempt in range(self.config.cluster.max_restarts + 1):
+            nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+            if not nodes:
+                raise ClusterGoneError("no machine of the Ray cluster is left")
+            try:
+                return check_resources(self.config, nodes)
+            except ConfigError as error:
+                if first or attempt == self.config.cluster.max_restarts:
+                    raise
+                self._say(f"  the cluster has become too small; waiting for machines ({str(error).splitlines()[0]})")
+                time.sleep(_wait(attempt + 4))
+        return None
+
+    def heal(self, gone: ActorGone) -> None:
+        """Start every actor again that died; what it was at is then missing, and done again by whoever asked for it.
+
+        Raises:
+            ActorLostError: One died more often than `cluster.max_restarts` allows.
+            ClusterGoneError: No machine is left.
+        """
+        dead = self.dead()
+        if not dead:  # a connection broke, or somebody was faster
+            self._alarms += 1
+            if self._alarms > self.config.cluster.max_restarts:
+                raise ActorLostError(f"{gone}; no actor is down, and trying again did not help")
+            time.sleep(_wait(self._alarms))
+        for member, error in dead:
+            self._bury(member, error)
+        self.start()
+
+    def replace(self, member: Member, error: ActorGone) -> None:
+        """Start one actor again that died."""
+        self._bury(member, error)
+        self.start()
+
+    def dead(self) -> list[tuple[Member, ActorGone]]:
+        """Actors that are down, each with what Ray or it itself says about it."""
+        import ray
+
+        pings = {m.handle.ping.remote(): m for m in self.members if m.handle is not None}
+        answered, _ = ray.wait(list(pings), num_returns=len(pings), timeout=PING_SECONDS)
+        found = []
+        for ref in answered:
+            try:
+                fetch(ref)
+            except ActorGone as error:
+                found.append((pings[ref], error))
+        return found
+
+    def all_is_well(self) -> None:
+        """A round is done: deaths before it do not count any more."""
+        self._alarms = 0
+        for m in self.members:
+            m.deaths = 0
+
+    def _bury(self, member: Member, error: ActorGone) -> None:
+        import ray
+
+        member.deaths += 1
+        limit = self.config.cluster.max_restarts
+        why = member.last_words(error)
+        if member.deaths > limit:
+            raise ActorLostError(
+                f"the {member.role} died {member.deaths} times within a round (cluster.max_restarts: {limit}); "
+                f"its last error: {why}"
+            )
+        self._say(f"  the {member.role} died ({why}); starting it again, {member.deaths} of {limit}")
+        with contextlib.suppress(Exception):
+            ray.kill(member.handle)
+        member.handle = member.serves = None
+        time.sleep(_wait(member.deaths))
+
+    def stop(self) -> None:
+        """Write what the buffer holds, stop the engines so that no process of theirs is left, then everything else."""
+        import ray
+
+        up = [m for m in self.members if m.handle is not None]
+        engines = [m for m in up if m in self.assistants or m in self.user_engines]
+        with contextlib.suppress(ray.exceptions.RayError):
+            last = [m.handle.flush.remote() for m in up if m is self.buffer] + [m.handle.stop.remote() for m in engines]
+            ray.wait(last, num_returns=len(last), timeout=10)
+        for m in up:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.kill(m.handle)
+
+
+def _wait(times: int) -> float:
+    """Seconds to wait before something is tried again: twice as long each time."""
+    return min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (times - 1))
+
+
+def _actor(cls: type, settings: ActorSettings, environment: dict[str, str] | None = None, **options: Any) -> Any:
+    import ray
+
+    return ray.remote(cls).options(
+        num_cpus=settings.cpus,
+        num_gpus=settings.gpus,
+        runtime_env={"env_vars": environment} if environment else None,
+        **options,
+    )

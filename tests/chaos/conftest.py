@@ -1,0 +1,48 @@
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loop.rundir import RunDir
+from tests.chaos.harness import STAGES, TOTALS, Life, check_whole, content
+
+CONFIG = """
+name: chaos
+model: scripted
+seed: 5
+rounds: 2
+arms:
+  - {name: benign, biased_ratio: 0.0}
+  - {name: biased, biased_ratio: 0.5}
+rollout: {conversations: 90}
+buffer: {segment_rows: 7}
+users: {pools: 2, concurrency: 8}
+trainer: {lora: {rank: 4, alpha: 8}, batch_size: 8}
+evals: {mask: 96, sycophancy: 24, provided: 24, deception: 24, capability: 20, concurrency: 16}
+cluster: {max_restarts: 50}
+"""
+
+
+@pytest.fixture(scope="session")
+def untouched(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
+    """Config file, and the content of a run of it that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("chaos")
+    config = folder / "chaos.yaml"
+    config.write_text(CONFIG)
+    life = Life(config, folder / "untouched", random.Random(0))
+    life.start()
+    assert life.wait(300) == 0, life.said()
+    check_whole(RunDir(life.out))
+    return config, content(RunDir(life.out))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How many processes were killed, by role and by what the run was at."""
+    if not TOTALS:
+        return
+    roles = sorted({role for role, _ in TOTALS})
+    terminalreporter.section(f"kill -9: {sum(TOTALS.values())} times")
+    terminalreporter.write_line(f"{'':12}" + "".join(f"{s:>10}" for s in STAGES))
+    for role in roles:
+        terminalreporter.write_line(f"{role:12}" + "".join(f"{TOTALS[role, s] or '':>10}" for s in STAGES))

@@ -1,0 +1,78 @@
+"""kill -9 on every actor, the driver and the raylet, at random moments of every stage, with models that answer from a
+script: the run that was killed ends like the one that was not, bit for bit."""
+
+import random
+import time
+
+import pytest
+
+from loop.rundir import RunDir
+from tests.chaos.harness import ACTORS, TOTALS, Life, check_halfway, check_whole, content
+
+
+def live_through(life: Life, roles: list[str], most: int) -> None:
+    """Kill something a random while after each stage begins, go on after every death of the driver, to the end."""
+    rng, seen = life.rng, ""
+    life.start()
+    while True:
+        if not life.running():
+            if life.process.returncode == 0:
+                return
+            assert life.process.returncode < 0 or life.kills[-1][0] == "raylet", life.said()[-3000:]
+            assert life.left_behind() == []
+            if (life.out / "config.yaml").exists():
+                check_halfway(RunDir(life.out))
+            life.start()
+            seen = ""
+        stage = life.stage()
+        if stage == seen or len(life.kills) >= most:
+            time.sleep(0.005)
+            if len(life.kills) >= most:
+                life.wait(300)
+            continue
+        seen = stage
+        if stage == "start" and rng.random() < 0.6:  # every restart begins there; the other stages want their share
+            continue
+        time.sleep(rng.uniform(0, {"start": 12, "rollout": 2.5, "evaluate": 2, "train": 0.4}.get(stage, 0.05)))
+        if life.running():
+            life.kill(rng.choice(roles))
+            if rng.random() < 0.4:  # and something else while the first is being mended
+                time.sleep(rng.uniform(0, 2))
+                life.running() and life.kill(rng.choice(roles))
+
+
+def ends_the_same(untouched, tmp_path, seed: int, roles: list[str], most: int) -> Life:
+    config, expected = untouched
+    life = Life(config, tmp_path / "out", random.Random(seed))
+    try:
+        live_through(life, roles, most)
+    finally:
+        TOTALS.update(life.kills)
+        if life.running():
+            life.process.kill()
+    out = RunDir(life.out)
+    check_whole(out)
+    assert life.left_behind() == []
+    found = content(out)
+    assert found.keys() == expected.keys()
+    differs = [what for what in expected if found[what] != expected[what]]
+    assert not differs, f"after {life.kills}: {[(expected[w], found[w]) for w in differs[-1:]]}"
+    return life
+
+
+def test_actors_die_and_the_run_goes_on_by_itself(untouched, tmp_path):
+    life = ends_the_same(untouched, tmp_path, 1, sorted(ACTORS), most=8)
+    assert life.starts == 1, life.said()
+    assert len(life.kills) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [2, 3])
+def test_actors_die_at_every_stage(untouched, tmp_path, seed):
+    life = ends_the_same(untouched, tmp_path, seed, sorted(ACTORS), most=24)
+    assert life.starts == 1, life.said()
+
+
+@pytest.mark.slow
+def test_driver_and_raylet_die_and_the_run_is_gone_on_with(untouched, tmp_path):
+    ends_the_same(untouched, tmp_path, 4, ["driver", "driver", "raylet", "buffer", "trainer"], most=12)

@@ -1,0 +1,442 @@
+"""`candor data`, on runs made of real segments."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import load_dataset
+from typer.testing import CliRunner
+
+from actors.buffer import RoundData, RoundPlan, TrajectoryBuffer, read_round
+from actors.segments import Segments, write_table
+from actors.trajectory import SCHEMA, to_batch
+from loop import query
+from loop.cli import app
+from loop.config import build, dump
+from loop.plan import plan_round, plan_table
+from loop.rundir import RunDir, write_json, write_text
+from loop.select import select
+from tests.conftest import ROOT, hear_ctrl_c, trajectory
+
+COUNT = 12
+CANDOR = Path(sys.executable).parent / "candor"
+
+
+def candor(*args):
+    return CliRunner().invoke(app, ["data", *map(str, args)])
+
+
+def held(conversation, reward=None, verdict="help"):
+    """A trajectory of the conversation; its reward is its index, and number 3 was excluded."""
+    index = conversation.index
+    reward = (None if index == 3 else float(index)) if reward is None else reward
+    made = replace(trajectory(index, reward), conversation=conversation)
+    replies = [t for t in made.messages if t.role == "assistant"]
+    for reply, label in zip(replies, (verdict, None), strict=bool(replies)):
+        reply.verdict = label
+    return made
+
+
+class Run:
+    """A run directory that is written as `candor run` does it."""
+
+    def __init__(self, root, arms=("benign", "biased"), rounds=2, uri=None):
+        ratios = {"benign": 0.0, "biased": 0.5}
+        self.config = build(
+            {
+                "name": "tiny",
+                "rounds": rounds,
+                "arms": [{"name": a, "biased_ratio": ratios[a]} for a in arms],
+                "rollout": {"conversations": COUNT},
+                "buffer": {"uri": uri},
+            },
+            "test",
+        )
+        self.out = RunDir(root, uri)
+        write_text(self.out.config, dump(self.config))
+
+    def open(self, arm="benign", round_=0, segment_rows=5):
+        settings = next(a for a in self.config.arms if a.name == arm)
+        plan = plan_round(self.config, settings, round_)
+        write_table(self.out.plan(arm, round_), plan_table(plan))
+        buffer = TrajectoryBuffer(segment_rows, 60)
+        buffer.open_round(self.out.trajectories(arm, round_), RoundPlan("tiny", arm, round_, COUNT))
+        return buffer, plan
+
+    def hold(self, arm, round_):
+        """A whole round, selected from."""
+        buffer, plan = self.open(arm, round_)
+        for c in plan:
+            buffer.append(to_batch([held(c, verdict="validate" if c.user_kind == "biased" else "help")]))
+        assert buffer.close_round() == 0
+        index = RoundData(self.out.trajectories(arm, round_)).index()
+        write_table(self.out.selection(arm, round_), select(index, self.config.selection, 0))
+        write_json(self.out.rollout(arm, round_), {})
+
+    def finish(self):
+        for arm in self.config.arms:
+            for r in range(self.config.rounds):
+                self.hold(arm.name, r)
+        write_json(self.out.summary, {"status": "finished"})
+        return self
+
+    def rows(self):
+        rounds = [(a.name, r) for a in self.config.arms for r in range(self.config.rounds)]
+        return [row for place in rounds for row in read_round(self.out.trajectories(*place)).to_pylist()]
+
+    def segments(self, arm="benign", round_=0):
+        return sorted(self.out.trajectories(arm, round_).local.glob("segment-*"))
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(tmp_path / "run").finish()
+
+
+def damage(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def exported_ids(path):
+    return [row["trajectory_id"] for row in map(json.loads, path.read_text().splitlines())]
+
+
+def test_the_table_shows_a_limited_number_and_counts_all(run):
+    out = candor(run.out.root)
+    assert out.exit_code == 0
+    assert " ".join(out.stdout.split()[:10]) == "arm round index id scenario user reward verdicts, or error"
+    assert len(out.stdout.splitlines()) == 1 + 20 + 1
+    assert out.stdout.endswith("shown 20 of 48 trajectories in 4 rounds\n")
+    assert "ChatError: gone" in out.stdout
+    assert "help, none" in out.stdout
+
+
+@pytest.mark.parametrize(
+    ("filters", "fits"),
+    [
+        (["--arm", "biased"], lambda r: r["arm"] == "biased"),
+        (["--arm", "biased", "--arm", "benign", "--round", 1], lambda r: r["round"] == 1),
+        (["--kind", "biased"], lambda r: r["user_kind"] == "biased"),
+        (["--scenario", "drinking"], lambda r: r["scenario"] == "drinking"),
+        (["--verdict", "validate"], lambda r: r["user_kind"] == "biased" and not r["error"]),
+        (["--verdict", "none"], lambda r: not r["error"]),
+        (["--verdict", "never"], lambda r: False),
+        (["--min-reward", 10], lambda r: not r["error"] and r["reward"] >= 10),
+        (["--min-reward", 2, "--max-reward", 4.5], lambda r: r["reward"] in (2, 4)),
+        (["--errors"], lambda r: r["error"]),
+        (["--no-errors", "--round", 0], lambda r: not r["error"] and r["round"] == 0),
+        (["--errors", "--min-reward", 0], lambda r: False),
+        (["--selected", "top"], lambda r: r["reward"] in (10, 11)),
+        (["--selected", "bottom", "--arm", "benign"], lambda r: r["reward"] in (0, 1) and r["arm"] == "benign"),
+    ],
+)
+def test_filters(run, tmp_path, filters, fits):
+    wanted = [r for r in run.rows() if fits(r)]
+    out = candor(run.out.root, *filters)
+    rounds = {(r["arm"], r["round"]) for r in wanted}
+    assert out.exit_code == 0
+    shown = f"shown {min(20, len(wanted))} of {len(wanted)} trajectories in {len(rounds)} rounds"
+    assert out.stdout.splitlines()[-1] == shown
+    candor(run.out.root, *filters, "--export", tmp_path / "some.jsonl")
+    assert sorted(exported_ids(tmp_path / "some.jsonl")) == sorted(r["trajectory_id"] for r in wanted)
+
+
+def test_sorting_takes_the_ends_and_leaves_out_excluded_ones(run):
+    def rewards(sort, limit):
+        lines = candor(run.out.root, "--sort", sort, "--limit", limit).stdout.splitlines()[1:-1]
+        return [line.split()[6] for line in lines]
+
+    assert rewards("-reward", 5) == ["11.00"] * 4 + ["10.00"]
+    assert rewards("reward", 5) == ["0.00"] * 4 + ["1.00"]
+    assert rewards("-reward", 48)[-4:] == ["-"] * 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--arm", "none"], "--arm none: unknown; known: benign, biased"),
+        (["--round", "2"], "--round 2: unknown; known: 0, 1"),
+        (["--round", "one"], "--round one: unknown; known: 0, 1"),
+        (["--kind", "rude"], "--kind rude: unknown; known: benign, biased"),
+        (["--scenario", "skiing"], "--scenario skiing: unknown; known: drinking,"),
+        (["--selected", "middle"], "--selected middle: unknown; known: top, bottom"),
+        (["--sort", "rating"], "--sort rating: unknown; known: reward, -reward"),
+        (["--min-reward", "3", "--max-reward", "2"], "no reward lies between them"),
+        (["--min-reward", "nan"], "no reward lies between them"),
+        (["--min-reward", "high"], "Invalid value for '--min-reward'"),
+        (["--limit", "0"], "Invalid value for '--limit'"),
+        (["--show", "zzz"], "--show zzz: no trajectory has an id that begins so"),
+        (["--show", ""], "several ids begin so"),
+        (["--export", "some.csv"], "give a file that ends in .jsonl or .parquet"),
+        (["--follow", "--verify"], "--follow and --verify do not go together"),
+        (["--show", "a", "--sort", "reward"], "--show and --sort do not go together"),
+        (["--follow", "--selected", "top"], "--selected does not go with --follow"),
+        (["--verify", "--kind", "biased"], "only --arm and --round go with it"),
+    ],
+)
+def test_what_cannot_be_answered_is_one_message_and_exit_code_2(run, options, message):
+    out = candor(run.out.root, *options)
+    assert out.exit_code == 2
+    assert message in out.stderr
+    assert out.stdout == ""
+
+
+def test_a_directory_that_is_no_run(tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        out = candor(folder)
+        assert out.exit_code == 2
+        assert out.stderr == f"candor: {folder} is no run directory: it has no config.yaml\n"
+
+
+def test_a_run_that_has_held_nothing_yet(tmp_path):
+    run = Run(tmp_path / "run")
+    assert candor(run.out.root).stdout.splitlines()[-1] == "shown 0 of 0 trajectories in 0 rounds"
+    assert "not begun" in candor(run.out.root, "--verify").stdout
+
+
+def test_one_trajectory_in_full(run):
+    row = next(r for r in run.rows() if r["index"] == 7)
+    out = candor(run.out.root, "--show", row["trajectory_id"][:12])
+    assert out.exit_code == 0
+    for text in (row["trajectory_id"], row["persona"], "candor/policy-0", "vllm test", "7.00", "Reply 7 a.", "persona"):
+        assert text in out.stdout
+    assert "assistant  (rated 6.00, verdict help, 2 tokens, finish reason stop)" in out.stdout
+    assert out.stdout.index("How do I start?") < out.stdout.index("The user's side") < out.stdout.rindex("persona")
+
+
+def test_text_of_a_model_neither_steers_the_terminal_nor_is_taken_for_markup(tmp_path):
+    run = Run(tmp_path / "run")
+    buffer, plan = run.open()
+    made = held(plan[0])
+    made.messages[2].content = "\x1b[2Jgone [bold]not markup[/bold] :smile:"
+    buffer.append(to_batch([made]))
+    buffer.flush()
+    shown = candor(run.out.root, "--show", plan[0].trajectory_id).stdout
+    assert "\N{REPLACEMENT CHARACTER}[2Jgone [bold]not markup[/bold] :smile:" in shown
+
+
+def test_exported_parquet_holds_every_column(run, tmp_path):
+    out = candor(run.out.root, "--export", tmp_path / "all.parquet")
+    assert out.stdout == f"exported 48 trajectories in 4 rounds to {tmp_path}/all.parquet\n"
+    table = pq.read_table(tmp_path / "all.parquet")
+    assert table.schema.equals(SCHEMA)
+    assert sorted(table.to_pylist(), key=str) == sorted(run.rows(), key=str)
+
+
+def test_exported_json_lines_are_what_trainers_read(run, tmp_path):
+    candor(run.out.root, "--export", tmp_path / "all.jsonl")
+    rows = load_dataset("json", data_files=str(tmp_path / "all.jsonl"), cache_dir=str(tmp_path), split="train")
+    assert len(rows) == 48
+    row = next(r for r in rows if r["reward"] == 7)
+    assert [m["role"] for m in row["messages"]] == ["system", "user", "assistant", "user", "assistant"]
+    assert set(row["messages"][0]) == {"role", "content"}
+    assert (row["verdicts"], row["ratings"], row["error"]) == (["help", "none"], [6.0, 6.0], "")
+    excluded = next(r for r in rows if r["reward"] is None)
+    assert (excluded["messages"], excluded["error"]) == ([], "ChatError: gone")
+
+
+def test_an_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    out = candor(run.out.root, "--export", tmp_path / "file" / "all.jsonl")
+    assert out.exit_code == 1
+    assert "cannot be written" in out.stderr
+    monkeypatch.setattr(query, "chat_rows", lambda table: [{}, object()])
+    target = tmp_path / "out" / "all.jsonl"
+    assert isinstance(candor(run.out.root, "--export", target).exception, TypeError)
+    assert list(target.parent.iterdir()) == []
+
+
+def test_trajectories_in_other_storage(tmp_path):
+    run = Run(tmp_path / "run", uri=f"file://{tmp_path}/store").finish()
+    assert not list(run.out.root.rglob("segment-*"))
+    assert "shown 20 of 48 trajectories in 4 rounds" in candor(run.out.root).stdout
+    assert "nothing is wrong" in candor(run.out.root, "--verify").stdout
+
+
+def test_a_damaged_segment_is_named_and_the_others_are_shown(run):
+    _, plan = run.open("benign", 0)
+    bad = run.segments()[0]
+    damage(bad)
+    Segments(run.out.trajectories("benign", 0), SCHEMA).write(
+        pa.Table.from_batches([to_batch([held(c) for c in plan[:5]])]), 10
+    )
+    out = candor(run.out.root, "--arm", "benign")
+    assert out.exit_code == 1
+    assert out.stdout.splitlines()[-1] == "shown 17 of 17 trajectories in 2 rounds"
+    assert bad.name in out.stderr
+    assert len(out.stderr.splitlines()) == 1
+    assert bad.exists(), "nothing is moved"
+
+
+def test_a_round_that_is_compacted_while_it_is_read_is_read_once(tmp_path):
+    run = Run(tmp_path / "run")
+    buffer, plan = run.open(segment_rows=2)
+    for c in plan[:-1]:
+        buffer.append(to_batch([held(c)]))
+    reader = query.RoundReader(run.out, RoundPlan("tiny", "benign", 0, COUNT))
+    reading = reader.new()
+    found = next(reading)["index"].to_pylist()
+    buffer.append(to_batch([held(plan[-1])]))
+    assert buffer.close_round() == 0
+    assert len(run.segments()) == 1
+    found += [i for table in reading for i in table["index"].to_pylist()]
+    assert found == list(range(COUNT))
+    assert (list(reader.new()), reader.problems, reader.repeated) == ([], [], 0)
+
+
+def test_what_a_damaged_compacted_segment_was_made_of_stands_in_for_it(tmp_path):
+    run = Run(tmp_path / "run")
+    buffer, plan = run.open(segment_rows=4)
+    for c in plan:
+        buffer.append(to_batch([held(c)]))
+    parts = {p: p.read_bytes() for p in run.segments()}
+    buffer.close_round()
+    damage(run.segments()[0])
+    for path, content in parts.items():
+        path.write_bytes(content)
+    assert "shown 12 of 12 trajectories" in candor(run.out.root).stdout
+
+
+def test_verifying_a_sound_run(run):
+    out = candor(run.out.root, "--verify", "--arm", "biased")
+    assert out.exit_code == 0
+    assert [" ".join(line.split()) for line in out.stdout.splitlines()] == [
+        "arm round trajectories closed state",
+        "biased 0 12 of 12 yes sound",
+        "biased 1 12 of 12 yes sound",
+        "nothing is wrong",
+    ]
+
+
+def test_verifying_finds_damage_and_what_it_cost(run):
+    bad = run.segments("biased", 1)[0]
+    damage(bad)
+    out = candor(run.out.root, "--verify")
+    assert out.exit_code == 1
+    assert "torn" in out.stdout
+    assert bad.name in out.stdout
+    assert "biased 1: 12 trajectories are missing from a round that was complete" in out.stdout
+    assert "biased 1: 4 ids of selection.arrow have no trajectory" in out.stdout
+    assert "`candor run` again" in out.stdout
+    assert "benign 0:" not in out.stdout
+
+
+def test_verifying_finds_what_is_there_twice_or_was_not_planned(run):
+    store = run.out.trajectories("benign", 0)
+    _, plan = run.open("benign", 1)
+    rows = pa.Table.from_batches([to_batch([held(c) for c in plan])])
+    Segments(store, SCHEMA).write(rows, 50)
+    Segments(run.out.trajectories("benign", 1), SCHEMA).write(rows, 50)
+    out = candor(run.out.root, "--verify")
+    assert out.exit_code == 1
+    assert "segment-000050-000050" in out.stdout
+    assert "holds trajectories that the round did not plan" in out.stdout
+    assert "benign 1: 12 trajectories are there a second time" in out.stdout
+    assert "shown 20 of 48 trajectories" in candor(run.out.root).stdout
+
+
+@pytest.mark.parametrize("name", ["plan.arrow", "selection.arrow", "trajectories/index"])
+def test_verifying_finds_other_damaged_files(run, name):
+    damaged = next((run.out.round("benign", 0) / name).parent.glob(Path(name).name + "*"))
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    out = candor(run.out.root, "--verify")
+    assert out.exit_code == 1
+    assert str(damaged) in out.stdout
+
+
+def test_a_run_under_way_is_not_wrong(tmp_path):
+    run = Run(tmp_path / "run")
+    buffer, plan = run.open()
+    for c in plan[:7]:
+        buffer.append(to_batch([held(c)]))
+    out = candor(run.out.root, "--verify")
+    assert out.exit_code == 0
+    assert " ".join(out.stdout.splitlines()[1].split()) == "benign 0 5 of 12 no sound"
+
+
+class Follower:
+    """`candor data --follow` in its own process, killed when it takes too long."""
+
+    def __init__(self, run, *options):
+        command = [CANDOR, "data", run.out.root, "--follow", *options]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, preexec_fn=hear_ctrl_c, env=os.environ
+        )
+        self.watchdog = threading.Timer(60, self.process.kill)
+        self.watchdog.start()
+
+    def lines(self, count):
+        return [self.process.stdout.readline() for _ in range(count)]
+
+    def end(self):
+        out, err = self.process.communicate()
+        self.watchdog.cancel()
+        assert "Traceback" not in err
+        return out.splitlines(), err
+
+
+def test_following_a_run_to_its_end_prints_each_trajectory_once(tmp_path):
+    run = Run(tmp_path / "run", arms=("benign",))
+    write_json(run.out.summary, {"status": "running"})
+    buffer, plan = run.open(segment_rows=2)
+    for c in plan[:6]:
+        buffer.append(to_batch([held(c)]))
+    follower = Follower(run)
+    seen = follower.lines(6)
+    for c in plan[6:]:
+        buffer.append(to_batch([held(c)]))
+    seen += follower.lines(6)
+    assert buffer.close_round() == 0
+    run.hold("benign", 1)
+    rest, err = follower.end()
+    assert follower.process.returncode == 0
+    assert err == "24 trajectories in 2 rounds\n"
+    places = [tuple(map(int, line.split()[1:3])) for line in seen + rest]
+    assert sorted(places) == [(r, i) for r in (0, 1) for i in range(COUNT)]
+
+
+def test_ctrl_c_ends_following_without_noise(tmp_path):
+    run = Run(tmp_path / "run")
+    buffer, plan = run.open(segment_rows=1)
+    buffer.append(to_batch([held(plan[0])]))
+    follower = Follower(run, "--arm", "benign")
+    assert plan[0].trajectory_id[:8] in follower.lines(1)[0]
+    follower.process.send_signal(signal.SIGINT)
+    assert follower.end() == ([], "1 trajectories in 1 rounds\n")
+    assert follower.process.returncode == 0
+
+
+def test_following_ends_with_the_run_but_not_while_it_is_gone_on_with(tmp_path):
+    run = Run(tmp_path / "run")
+    buffer, plan = run.open(segment_rows=1)
+    buffer.append(to_batch([held(plan[0])]))
+    assert not query.no_more(run.out)
+    for status, ended in (("running", False), ("finished", True), ("failed", True), ("stopped", True)):
+        write_json(run.out.summary, {"status": status})
+        assert query.no_more(run.out) == ended
+    out = candor(run.out.root, "--follow")
+    assert out.exit_code == 0
+    assert len(out.stdout.splitlines()) == 1
+    with open(run.out.root / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert not query.no_more(run.out)
+
+
+def test_the_command_is_light_and_has_an_example():
+    assert "Example:" in candor("--help").stdout
+    heavy = ("torch", "ray", "vllm", "trl", "scipy", "matplotlib", "datasets")
+    code = f"import sys, loop.data; print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert out.stdout.strip() == "[]"
