@@ -27,9 +27,19 @@ cluster: {max_restarts: 50}
 @pytest.fixture(scope="session")
 def untouched(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     """Config file, and the content of a run of it that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("chaos")
+    return run_in_peace(tmp_path_factory.mktemp("chaos"), CONFIG)
+
+
+@pytest.fixture(scope="session")
+def small_untouched(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
+    """The same for one arm and one round."""
+    arms = CONFIG.replace("  - {name: benign, biased_ratio: 0.0}\n", "").replace("rounds: 2", "rounds: 1")
+    return run_in_peace(tmp_path_factory.mktemp("chaos"), arms)
+
+
+def run_in_peace(folder: Path, text: str) -> tuple[Path, dict[str, Any]]:
     config = folder / "chaos.yaml"
-    config.write_text(CONFIG)
+    config.write_text(text)
     life = Life(config, folder / "untouched", random.Random(0))
     life.start()
     assert life.wait(300) == 0, life.said()

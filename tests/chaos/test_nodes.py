@@ -20,8 +20,8 @@ def cluster():
 
 
 @pytest.mark.slow
-def test_a_machine_dies_and_the_run_goes_on_with_the_others(untouched, cluster, tmp_path):
-    config, expected = untouched
+def test_a_machine_dies_and_the_run_goes_on_with_the_others(small_untouched, cluster, tmp_path):
+    config, expected = small_untouched
     joined = tmp_path / "joined.yaml"
     joined.write_text(config.read_text().replace("max_restarts: 50", f'max_restarts: 50, address: "{cluster.address}"'))
     life = Life(joined, tmp_path / "out", random.Random(0))

@@ -45,8 +45,8 @@ def ends_the_same(life: Life, expected: dict, out: RunDir) -> None:
     assert content(out) == expected
 
 
-def test_a_full_disk_stops_the_run_which_goes_on_when_there_is_room(untouched, small_disk):
-    config, expected = untouched
+def test_a_full_disk_stops_the_run_which_goes_on_when_there_is_room(small_untouched, small_disk):
+    config, expected = small_untouched
     disk, remount = small_disk
     life = Life(config, disk / "out", random.Random(0))
     life.log = disk.parent / "log"
@@ -57,8 +57,8 @@ def test_a_full_disk_stops_the_run_which_goes_on_when_there_is_room(untouched, s
 
 
 @pytest.mark.slow
-def test_permission_that_is_lost_stops_the_run(untouched, small_disk, tmp_path):
-    config, expected = untouched
+def test_permission_that_is_lost_stops_the_run(small_untouched, small_disk, tmp_path):
+    config, expected = small_untouched
     disk, remount = small_disk
     remount("size=64m")
     elsewhere = tmp_path / "elsewhere.yaml"
@@ -66,7 +66,7 @@ def test_permission_that_is_lost_stops_the_run(untouched, small_disk, tmp_path):
     life = Life(elsewhere, tmp_path / "out", random.Random(0))
     out = RunDir(life.out, str(disk))
     life.start()
-    wait_for(lambda: len(list((disk / "out/rounds/benign/0/trajectories").glob("segment-*"))) > 2, life)
+    wait_for(lambda: len(list((disk / "out/rounds/biased/0/trajectories").glob("segment-*"))) > 2, life)
     remount("ro")
     stops(life, "Read-only file system", str(disk))
     remount("rw")
@@ -74,15 +74,15 @@ def test_permission_that_is_lost_stops_the_run(untouched, small_disk, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_object_store_that_goes_away_stops_the_run(untouched, s3_server, tmp_path):
-    config, expected = untouched
+def test_an_object_store_that_goes_away_stops_the_run(small_untouched, s3_server, tmp_path):
+    config, expected = small_untouched
     uri = s3_server.store().root
     elsewhere = tmp_path / "s3.yaml"
     elsewhere.write_text(config.read_text().replace("segment_rows: 7", f'segment_rows: 7, uri: "{uri}"'))
     life = Life(elsewhere, tmp_path / "out", random.Random(0))
     out = RunDir(life.out, uri)
     life.start()
-    wait_for(lambda: life.stage() == "rollout" and len(out.trajectories("benign", 0).names()) > 2, life)
+    wait_for(lambda: life.stage() == "rollout" and len(out.trajectories("biased", 0).names()) > 2, life)
     s3_server.stop()
     stops(life, "trajectories/segment-", "cannot be written")
     s3_server.start()
@@ -90,8 +90,8 @@ def test_an_object_store_that_goes_away_stops_the_run(untouched, s3_server, tmp_
 
 
 @pytest.mark.slow
-def test_an_actor_that_keeps_dying_stops_the_run_with_what_it_died_of(untouched, tmp_path):
-    config, expected = untouched
+def test_an_actor_that_keeps_dying_stops_the_run_with_what_it_died_of(small_untouched, tmp_path):
+    config, expected = small_untouched
     few = tmp_path / "few.yaml"
     few.write_text(config.read_text().replace("max_restarts: 50", "max_restarts: 2"))
     life = Life(few, tmp_path / "out", random.Random(0))
