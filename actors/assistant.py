@@ -12,7 +12,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -207,15 +207,30 @@ class Engine(Actor):
 
             number = next(self._adapter_ids)
             request = LoRARequest(f"{policy}-{number}", number, path)
-            await self._engine.add_lora(request)
+            await self._utility(self._engine.add_lora(request))
             self._policies[policy] = request
         else:
             await self._idle(policy)
             self._policies = {}
-            await self._engine.collective_rpc("reload_weights", kwargs={"weights_path": path})
-            await self._engine.reset_prefix_cache()
+            await self._utility(self._engine.collective_rpc("reload_weights", kwargs={"weights_path": path}))
+            await self._utility(self._engine.reset_prefix_cache())
             self._policies = {policy: None}
         return time.monotonic() - started
+
+    async def _utility(self, call: Awaitable[Any]) -> Any:
+        """What the engine's own process answers to a call that is no request; vLLM lets such a call wait for ever when
+        that process dies meanwhile."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        work = asyncio.ensure_future(call)
+        while not (await asyncio.wait([work], timeout=1))[0]:
+            if self._engine.errored:
+                work.cancel()
+                raise self._gone(self._engine.dead_error)
+        try:
+            return work.result()
+        except EngineDeadError as error:
+            raise self._gone(error) from None
 
     async def _idle(self, policy: str) -> None:
         """Wait until no request runs; those of a pool that died are still answered, to nobody."""
@@ -229,7 +244,7 @@ class Engine(Actor):
         """Forget every adapter; only the base is served, as at the start of an arm."""
         for request in self._policies.values():
             if request is not None:
-                await self._engine.remove_lora(request.lora_int_id)
+                await self._utility(self._engine.remove_lora(request.lora_int_id))
         self._policies = {BASE_POLICY: None}
 
     async def stop(self) -> None:

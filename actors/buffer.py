@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from actors.lifeline import Actor
 from actors.segments import BufferError, Segment, Segments, checksum, decode
 from actors.store import StorageError, Store
-from actors.trajectory import SCHEMA, trajectory_id
+from actors.trajectory import SCHEMA, trajectory_ids
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -153,8 +153,11 @@ class RoundPlan:
     round: int
     count: int
 
+    def ids(self, indices: Iterable[int]) -> list[str]:
+        return trajectory_ids(self.run, self.arm, self.round, indices)
+
     def id(self, index: int) -> str:
-        return trajectory_id(self.run, self.arm, self.round, index)
+        return self.ids([index])[0]
 
 
 @dataclass(frozen=True)
@@ -261,15 +264,15 @@ class TrajectoryBuffer(Actor):
     def _places(self, rows: pa.Table | pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
         """Plan index of each row, and whether the round lacked it."""
         indices = rows["index"].to_numpy(zero_copy_only=False)
-        ids = rows["trajectory_id"].to_pylist()
-        fresh = np.ones(len(indices), bool)
-        seen = set()
-        for row, (index, name) in enumerate(zip(indices.tolist(), ids, strict=True)):
-            if not 0 <= index < self._plan.count or name != self._plan.id(index):
-                raise BufferError(f"trajectory {name} (index {index}) is not part of the open round")
-            fresh[row] = not self._kept[index] and index not in seen
-            seen.add(index)
-        return indices, fresh
+        numbers, ids = indices.tolist(), rows["trajectory_id"].to_pylist()
+        inside = (indices >= 0) & (indices < self._plan.count)
+        if not inside.all() or ids != self._plan.ids(numbers):
+            told = zip(inside, ids, numbers, strict=True)
+            name, index = next((n, i) for fits, n, i in told if not fits or n != self._plan.id(i))
+            raise BufferError(f"trajectory {name} (index {index}) is not part of the open round")
+        fresh = np.zeros(len(indices), bool)
+        fresh[np.unique(indices, return_index=True)[1]] = True
+        return indices, fresh & ~self._kept[indices]
 
     def append(self, batch: pa.RecordBatch) -> int:
         """Take finished trajectories (`actors.trajectory.SCHEMA`); returns how many were new to the round.

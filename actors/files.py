@@ -36,18 +36,24 @@ def whole_file(path: Path, flush_name: bool = True) -> Iterator[BinaryIO]:
 def whole_folder(path: Path) -> Iterator[Path]:
     """A folder to fill that appears at `path`, in place of an older one, when the block ends without an error."""
     scratch = _scratch(path)
+    shutil.rmtree(scratch, ignore_errors=True)  # of a process with the same number that was killed
     scratch.mkdir(parents=True)
     try:
         yield scratch
-        for file in scratch.rglob("*"):
-            if file.is_file():
-                with open(file, "rb") as written:
-                    os.fsync(written.fileno())
+        flush_files(scratch)
         shutil.rmtree(path, ignore_errors=True)
         os.replace(scratch, path)
         _flush_entry(path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def flush_files(folder: Path) -> None:
+    """Flush every file below a folder to disk."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with open(file, "rb") as written:
+                os.fsync(written.fileno())
 
 
 def _scratch(path: Path) -> Path:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,21 +53,28 @@ def last_error(log: str | None) -> str | None:
             text = re.sub(r"\x1b\[[0-9;]*m", "", file.read())
     except OSError:
         return None
-    found = re.findall(
-        r"^(?:.*\] )?([\w.]*(?:Error|Exception|Interrupt): .+|Fatal Python error: .+)$", text, re.MULTILINE
-    )
+    found = _ERROR.findall(text)
     hollow = ("EngineDead", "Engine core init", "EngineCore encountered", "ActorGone")  # that only say that it died
     return next((e for e in reversed(found) if not any(h in e for h in hollow)), None)
 
 
-async def answer(work: Awaitable[Any], role: str) -> Any:
-    """What another actor answers; `ActorGone` where it died, so that its caller is not blamed."""
-    from ray.exceptions import RayActorError
+@contextmanager
+def gone_if_dead(role: str = "") -> Iterator[None]:
+    """Turn whatever Ray says when an actor is dead, killed for memory or out of reach into `ActorGone`."""
+    from ray.exceptions import RayError, RayTaskError
 
     try:
+        yield
+    except RayTaskError:  # what the actor itself raised
+        raise
+    except RayError as error:
+        raise ActorGone(f"the {role} died: {first_line(error)}" if role else first_line(error)) from error
+
+
+async def answer(work: Awaitable[Any], role: str) -> Any:
+    """What another actor answers; `ActorGone` where it died, so that its caller is not blamed."""
+    with gone_if_dead(role):
         return await work
-    except RayActorError as error:
-        raise ActorGone(f"the {role} died: {first_line(error)}") from None
 
 
 def first_line(error: BaseException) -> str:

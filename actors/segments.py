@@ -117,12 +117,12 @@ class Segments:
             table = self.read(segment)
             yield table if columns is None else table.select(columns)
 
-    def write(self, rows: pa.Table, first: int, last: int | None = None) -> Segment:
+    def write(self, rows: pa.Table, first: int, last: int | None = None, flush_name: bool = False) -> Segment:
         """Write rows as one segment: complete, flushed to disk and under its name, or not at all."""
         last = first if last is None else last
         content = encode(rows)
         segment = Segment(first, last, checksum(content, (first, last)), content.size)
-        with self.store.write(segment.name) as file:
+        with self.store.write(segment.name, flush_name) as file:
             file.write(content)
         return segment
 
@@ -135,7 +135,7 @@ class Segments:
                 continue
             if len(group) > 1:
                 whole = pa.concat_tables([self.read(s) for s in group]).combine_chunks()
-                self.write(whole, group[0].first, group[-1].last)
+                self.write(whole, group[0].first, group[-1].last, flush_name=True)  # the others go
             group = [segment] if segment is not None else []
         self.drop_covered()
 

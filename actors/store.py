@@ -36,7 +36,7 @@ class StorageError(RuntimeError):
 
 @lru_cache(maxsize=16)
 def _open(root: str) -> tuple[FileSystem, str]:
-    fs, base = FileSystem.from_uri(root)
+    fs, base = FileSystem.from_uri(root if "://" in root else str(Path(root).absolute()))
     if isinstance(fs, S3FileSystem) and not re.search("tls_|smart_defaults", root):  # which a new one would lack
         make, (options,) = fs.__reduce__()
         fs = make({**options, "retry_strategy": AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS)})
@@ -48,7 +48,7 @@ class Store:
     """One folder. Only its address is pickled; each process opens the file system for itself.
 
     Attributes:
-        root: Absolute local path or `pyarrow.fs` URI, with options after `?`, for example
+        root: Local path or `pyarrow.fs` URI, with options after `?`, for example
             `s3://bucket/prefix?endpoint_override=localhost:9000&scheme=http`.
         path: Folder below it; empty for the root.
     """
@@ -95,15 +95,17 @@ class Store:
                 return source.read_buffer()
 
     @contextmanager
-    def write(self, name: str) -> Iterator[BinaryIO]:
+    def write(self, name: str, flush_name: bool = False) -> Iterator[BinaryIO]:
         """A file to write to that appears as `name`, complete, when the block ends without an error.
 
-        On a local disk a power cut may take the newest files away whole; what they held is then done again.
+        Args:
+            flush_name: Flush its name on a local disk too. Without, a power cut may take the newest files away whole;
+                what they held is then done again.
         """
         with self._told("written", name):
             fs, _ = _open(self.root)
             if isinstance(fs, LocalFileSystem):
-                with whole_file(Path(self._full(name)), flush_name=False) as file:
+                with whole_file(Path(self._full(name)), flush_name) as file:
                     yield file
             else:
                 with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as scratch:  # an upload cannot be taken back

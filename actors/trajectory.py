@@ -148,9 +148,15 @@ def planned(plan: pa.Table, indices: Iterable[int]) -> Iterator[Conversation]:
         yield Conversation(**plan.slice(int(index), 1).to_pylist()[0])
 
 
+def trajectory_ids(run: str, arm: str, round_: int, indices: Iterable[int]) -> list[str]:
+    """Ids of planned conversations: the same after any crash and on any machine."""
+    place, sha256 = f"{run}/{arm}/{round_}/", hashlib.sha256
+    return [sha256(f"{place}{index}".encode()).hexdigest()[:20] for index in indices]
+
+
 def trajectory_id(run: str, arm: str, round_: int, index: int) -> str:
-    """The id of a planned conversation: the same after any crash and on any machine."""
-    return hashlib.sha256(f"{run}/{arm}/{round_}/{index}".encode()).hexdigest()[:20]
+    """The id of one planned conversation."""
+    return trajectory_ids(run, arm, round_, [index])[0]
 
 
 @dataclass

@@ -200,13 +200,18 @@ def report(run_dir: Annotated[Path, typer.Argument(help="A run directory.")]) ->
     """Write report.html and summary.json anew from what is on disk, and print the table."""
     from rich.console import Console
 
+    from actors.buffer import BufferError, StorageError
     from loop.report import write_report
     from loop.rundir import read_json
     from loop.summary import write_summary
 
     settings, rundir = _recorded(run_dir)
-    write_summary(rundir, settings, read_json(rundir.summary).get("status", "stopped"), anew=True)
-    write_report(rundir)
+    try:
+        if not rundir.at_work():  # else the run itself keeps its summary
+            write_summary(rundir, settings, read_json(rundir.summary).get("status", "stopped"), anew=True)
+        write_report(rundir)
+    except (BufferError, StorageError) as error:
+        raise _fail(str(error), FAILED) from None
     _show(settings, rundir, Console())
 
 
@@ -292,6 +297,30 @@ def world_build(
             ui.say(f"model: {folder}")
     except (WorldError, OSError) as error:
         raise _fail(str(error), FAILED) from None
+
+
+@world_app.command("check", epilog="Example: candor world check therapist")
+def world_check(
+    world: Annotated[str, typer.Argument(help="A text world by name, or the folder of one.")],
+) -> None:
+    """Find everything that is wrong with a world written as text; exit code 1 where something is."""
+    from actors.worlds import WorldError
+    from actors.worlds.check import check, folder_of
+
+    try:
+        folder = folder_of(world)
+    except WorldError as error:
+        raise _fail(str(error)) from None
+    findings = check(folder)
+    for review in findings.reviews:
+        print(f"review  {review}")
+    for problem in findings.problems:
+        print(f"problem {problem}")
+    count = len(findings.problems)
+    verdict = f"{count} problem{'s' if count > 1 else ''}" if count else "sound"
+    to_read = f", {len(findings.reviews)} to review" if findings.reviews else ""
+    print(f"{findings.summary}: {verdict}{to_read}")
+    raise typer.Exit(FAILED if count else 0)
 
 
 @app.command(epilog="Example: candor bench buffer --json")

@@ -14,7 +14,7 @@ from actors.assistant import BASE_POLICY, Engine, engine_environment
 from actors.buffer import TrajectoryBuffer
 from actors.chat import ChatError
 from actors.judge import PocketJudge
-from actors.lifeline import ActorGone, Whereabouts, first_line, last_error
+from actors.lifeline import ActorGone, Whereabouts, first_line, gone_if_dead, last_error
 from actors.scripted import SCRIPTED, ScriptedEngine
 from actors.settings import ActorSettings
 from actors.users import RATINGS, Peers, UserPool
@@ -23,10 +23,12 @@ from evals.evaluator import Evaluator
 from loop.cluster import check_resources
 from loop.config import ConfigError, RunConfig
 from trainers.base import Trainer
+from trainers.policy import Proof
 from trainers.scripted import ScriptedTrainer
 
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 60
+NO_MACHINE = "no machine of the Ray cluster is left"
 PING_SECONDS = 30
 """An actor that does not answer for so long is busy, not dead: Ray says of a dead one that it is dead."""
 
@@ -42,14 +44,9 @@ class ClusterGoneError(RuntimeError):
 def fetch(work: Any) -> Any:
     """`ray.get`, with `ActorGone` for whatever means that an actor died."""
     import ray
-    from ray.exceptions import RayError, RayTaskError
 
-    try:
+    with gone_if_dead():
         return ray.get(work)
-    except RayTaskError:  # what the actor itself raised
-        raise
-    except RayError as error:
-        raise ActorGone(first_line(error)) from error
 
 
 @dataclass
@@ -61,6 +58,7 @@ class Member:
         begin: Asks a new actor to get ready; it is up when the answer is there.
         handle: The actor as it is now; None until it is created.
         serves: For engines, the arm and policy that it was proved to serve.
+        proof: That proof.
         deaths: How often it died since the last round that was done.
     """
 
@@ -70,6 +68,7 @@ class Member:
     handle: Any = None
     where: Whereabouts | None = None
     serves: str | None = None
+    proof: Proof | None = None
     deaths: int = 0
 
     def last_words(self, error: BaseException) -> str:
@@ -174,6 +173,8 @@ class Crew:
         while waiting:
             done, _ = ray.wait(list(waiting), num_returns=1, timeout=0.3)
             started(len(self.members) - len(waiting))
+            if not done and not any(n["Alive"] for n in ray.nodes()):
+                raise ClusterGoneError(NO_MACHINE)
             for ref in done:
                 m = waiting.pop(ref)
                 try:
@@ -181,6 +182,7 @@ class Crew:
                     m.where = fetch(m.handle.ping.remote())
                 except ActorGone as error:
                     self._bury(m, error)
+                    self._find_room(first=False)
                     m.handle = m.make()
                     waiting[m.begin(m.handle)] = m
                     continue
@@ -206,14 +208,16 @@ class Crew:
         for attempt in range(self.config.cluster.max_restarts + 1):
             nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
             if not nodes:
-                raise ClusterGoneError("no machine of the Ray cluster is left")
+                raise ClusterGoneError(NO_MACHINE)
             try:
                 return check_resources(self.config, nodes)
             except ConfigError as error:
-                if first or attempt == self.config.cluster.max_restarts:
+                if first:
                     raise
+                if attempt == self.config.cluster.max_restarts:
+                    raise ActorLostError(f"the cluster has become too small: {error}") from None
                 self._say(f"  the cluster has become too small; waiting for machines ({str(error).splitlines()[0]})")
-                time.sleep(_wait(attempt + 4))
+                time.sleep(wait_seconds(attempt + 4))
         return None
 
     def heal(self, gone: ActorGone) -> None:
@@ -228,7 +232,13 @@ class Crew:
             self._alarms += 1
             if self._alarms > self.config.cluster.max_restarts:
                 raise ActorLostError(f"{gone}; no actor is down, and trying again did not help")
-            time.sleep(_wait(self._alarms))
+            time.sleep(wait_seconds(self._alarms))
+            for member in (
+                self.trainer,
+                self.evaluator,
+                *self.pools,
+            ):  # a call that nobody awaits any more ends with it
+                self._dismiss(member)
         for member, error in dead:
             self._bury(member, error)
         self.start()
@@ -259,8 +269,6 @@ class Crew:
             m.deaths = 0
 
     def _bury(self, member: Member, error: ActorGone) -> None:
-        import ray
-
         member.deaths += 1
         limit = self.config.cluster.max_restarts
         why = member.last_words(error)
@@ -270,10 +278,15 @@ class Crew:
                 f"its last error: {why}"
             )
         self._say(f"  the {member.role} died ({why}); starting it again, {member.deaths} of {limit}")
+        self._dismiss(member)
+        time.sleep(wait_seconds(member.deaths))
+
+    def _dismiss(self, member: Member) -> None:
+        import ray
+
         with contextlib.suppress(Exception):
             ray.kill(member.handle)
         member.handle = member.serves = None
-        time.sleep(_wait(member.deaths))
 
     def stop(self) -> None:
         """Write what the buffer holds, stop the engines so that no process of theirs is left, then everything else."""
@@ -289,7 +302,7 @@ class Crew:
                 ray.kill(m.handle)
 
 
-def _wait(times: int) -> float:
+def wait_seconds(times: int) -> float:
     """Seconds to wait before something is tried again: twice as long each time."""
     return min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (times - 1))
 

@@ -6,7 +6,6 @@ for each planned conversation and the ids of its selection where those are asked
 
 from __future__ import annotations
 
-import fcntl
 import heapq
 import json
 import math
@@ -164,7 +163,7 @@ class RoundReader:
                 return read_table(path, PLAN_SCHEMA)["trajectory_id"]
         except BufferError as error:
             self._warn(str(error))
-        return pa.chunked_array([pa.array(map(self.plan.id, range(self.plan.count)), pa.string())])
+        return pa.chunked_array([pa.array(self.plan.ids(range(self.plan.count)), pa.string())])
 
     @cached_property
     def seen(self) -> np.ndarray:
@@ -325,18 +324,8 @@ def arriving(waiting: list[RoundReader], query: Query, ended: Callable[[], bool]
 
 
 def no_more(out: RunDir) -> bool:
-    """Whether the run has ended and nobody goes on with it."""
-    status = read_json(out.summary).get("status")
-    if status not in ("stopped", "failed"):
-        return status == "finished"
-    try:
-        with open(out.root / ".lock") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # no lock to be had
-        pass
-    return True
+    """Whether the run has ended, by itself or killed, and nobody goes on with it."""
+    return read_json(out.summary).get("status") == "finished" or not out.at_work()
 
 
 def chat_rows(table: pa.Table) -> Iterator[dict[str, Any]]:

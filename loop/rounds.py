@@ -31,7 +31,7 @@ from actors.store import ASIDE
 from evals.evaluator import SUITES, complete, load_items, summarise
 from loop.cluster import connect
 from loop.config import ArmSettings, RunConfig
-from loop.crew import ClusterGoneError, Crew, Member, fetch
+from loop.crew import ClusterGoneError, Crew, Member, fetch, wait_seconds
 from loop.monitor import Stage, Stages, TensorBoard
 from loop.plan import conversation_seed, plan_round, plan_table
 from loop.rundir import RunDir, read_json, write_json
@@ -54,16 +54,19 @@ def run(config: RunConfig, model: str, out: RunDir, ui: Stages) -> None:
         model: Path or hub name of the base model.
         out: The run directory, opened for this config.
     """
-    losses = 0
+    losses, done = 0, None
     while not is_finished(config, out):
         try:
             _with_crew(config, model, out, ui)
         except ClusterGoneError as gone:
-            losses += 1
+            before, done = done, sorted(out.root.glob("policies/*/[0-9]*"))
+            losses = losses + 1 if before == done else 1
             if losses > config.cluster.max_restarts:
                 raise
             ui.say(f"  {gone}; starting again, {losses} of {config.cluster.max_restarts}")
             ray.shutdown()
+            time.sleep(wait_seconds(losses))
+    out.sweep()
 
 
 def _with_crew(config: RunConfig, model: str, out: RunDir, ui: Stages) -> None:
@@ -99,6 +102,7 @@ class Arm:
         self.out = out
         self.ui = ui
         self._evaluating: Any = None  # the evaluation under way; it outlives a stage that has to be entered anew
+        self._verified: set[int] = set()  # rounds whose files this process has compared with their checksums
 
     def run(self) -> None:
         begin = next((r for r in range(self.config.rounds + 1) if not self.done(r)), None)
@@ -174,12 +178,13 @@ class Arm:
             proofs = [prove(s, expected, parent, self.config.assistant.probe_tolerance, name) for s in served]
             stage.update(len(proofs))
         worst = max(proofs, key=lambda p: p.error)
+        for m, proof in zip(behind, proofs, strict=True):
+            m.serves, m.proof = serves, proof
+        replicas = [asdict(m.proof) for m in crew.assistants if m.proof is not None]
         write_json(
             self.out.delivery(self.arm.name, r),
-            {"policy": name, "engine": crew.engine, "at": time.time(), "replicas": [asdict(p) for p in proofs]},
+            {"policy": name, "engine": crew.engine, "at": time.time(), "replicas": replicas},
         )
-        for m in behind:
-            m.serves = serves
         self.board.delivery(worst, r)
         if r > 0 and not worst.tells_apart:
             self.ui.say(f"  policy {r} moved by {worst.moved:.4f} nats a token, too little to tell it from its parent")
@@ -193,7 +198,10 @@ class Arm:
         buffer = self.crew.buffer.handle
         ids = RoundPlan(plan["run"][0].as_py(), self.arm.name, r, len(plan))
         with self.ui.stage(self._title(f"round {r} rollout"), len(plan), "conversations") as stage:
-            opened = fetch(buffer.open_round.remote(data.store, ids))
+            opened = fetch(buffer.open_round.remote(data.store, ids, verify=r not in self._verified))
+            self._verified.add(r)
+            if len(opened.missing):  # what was selected from other conversations does not speak of these
+                self.out.selection(self.arm.name, r).unlink(missing_ok=True)
             for why in opened.set_aside:
                 self.ui.say(f"  set aside in {ASIDE}/: {why}; what it held is done again")
             self._hold(r, opened.missing, stage)
@@ -230,6 +238,7 @@ class Arm:
         total = self.config.rollout.conversations
         while work:
             self._watch(list(work), stage, lambda: (fetch(crew.buffer.handle.count.remote()), total), all_=False)
+            self._mind_evaluation(r)
             for ref in ray.wait(list(work), num_returns=len(work), timeout=0)[0]:
                 pool, share = work.pop(ref)
                 try:
@@ -284,6 +293,11 @@ class Arm:
     def begin_evaluation(self, r: int) -> None:
         """Start to evaluate policy r; policy 0 is the same in every arm, so an evaluation of it is taken over."""
         folder = self.out.evals(self.arm.name, r)
+        if self._evaluating is not None and ray.wait([self._evaluating], timeout=0)[0]:
+            try:
+                fetch(self._evaluating)
+            except ActorGone:
+                self._evaluating = None
         if r == 0 and not complete(folder):
             self._take_over_base_evaluation()
         if self._evaluating is None and not complete(folder):
@@ -296,6 +310,18 @@ class Arm:
                 str(folder),
                 self.config.evals,
             )
+
+    def _mind_evaluation(self, r: int) -> None:
+        """While the rollout goes on: start an evaluation again whose evaluator died, and pass on why another failed."""
+        if self._evaluating is None or not ray.wait([self._evaluating], timeout=0)[0]:
+            return
+        try:
+            fetch(self._evaluating)
+        except ActorGone as error:
+            self._evaluating = None  # where an engine died, the pools notice and the round is entered anew
+            if [m for m, _ in self.crew.dead()] == [self.crew.evaluator]:
+                self.crew.replace(self.crew.evaluator, error)
+                self.begin_evaluation(r)
 
     def end_evaluation(self, r: int) -> None:
         if self._evaluating is not None:

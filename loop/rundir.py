@@ -100,15 +100,17 @@ class RunDir:
                         f"{self.root} belongs to a run with another config; choose another --out, or undo what "
                         "differs:\n" + "\n".join(differs)
                     )
-            elif any(p.name != ".lock" for p in self.root.iterdir()):
+            elif any(not p.name.startswith(".") for p in self.root.iterdir()):
                 raise ConfigError(f"{self.root} is not empty and is no run directory; choose another --out")
             self._lock()
             self.sweep()
             write_text(self.config, dump(config))
+            if self.uri:
+                self._claim(Store(self.uri, self.root.name))
         except OSError as error:
             raise ConfigError(f"--out {self.root}: cannot be written ({error.strerror})") from None
-        if self.uri:
-            self._claim(Store(self.uri, self.root.name))
+        except StorageError as error:
+            raise ConfigError(f"buffer.uri: {error}") from None
 
     def _claim(self, store: Store) -> None:
         """Make the run's folder in its storage its own, or check that it is.
@@ -119,22 +121,42 @@ class RunDir:
         mine = self.root / "storage.json"
         if not mine.exists():
             write_json(mine, {"folder": str(store), "run": uuid.uuid4().hex})
-        record = json.dumps(read_json(mine)).encode()
+        known = read_json(mine)
+        if known["folder"] != str(store):
+            raise ConfigError(
+                f"{self.root} keeps its trajectories in {known['folder']}, not in {store}; the run directory was "
+                "renamed, so undo that"
+            )
+        record = json.dumps(known).encode()
+        store.create()
+        if _CLAIM not in store.names():
+            with store.write(_CLAIM) as file:
+                file.write(record)
+        if store.read(_CLAIM).to_pybytes() != record:
+            raise ConfigError(f"buffer.uri: {store} belongs to another run; choose another --out or uri")
+
+    def at_work(self) -> bool:
+        """Whether a process has the run open."""
         try:
-            store.create()
-            if _CLAIM not in store.names():
-                with store.write(_CLAIM) as file:
-                    file.write(record)
-            if store.read(_CLAIM).to_pybytes() != record:
-                raise ConfigError(f"buffer.uri: {store} belongs to another run; choose another --out or uri")
-        except StorageError as error:
-            raise ConfigError(f"buffer.uri: {error}") from None
+            with open(self.root / ".lock") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # no lock to be had
+            pass
+        return False
 
     def sweep(self) -> None:
-        """Remove what a killed run left half done, and merged weights that can be made anew; checkpoints stay."""
+        """Remove what a killed run left half done, merged weights that can be made anew, and the steps on the way to
+        what is finished: checkpoints of policies and parts of evaluations that are there."""
         elsewhere = Store(self.uri, self.root.name).local if self.uri else None
         torn = [p for folder in (self.root, elsewhere) if folder for p in folder.rglob(".*.tmp")]
-        for left in [*torn, *self.root.glob("policies/*/.*.merged")]:
+        from evals.evaluator import complete
+
+        steps = self.root.glob("policies/*/.*.checkpoints")
+        trained = [p for p in steps if p.with_name(p.name.split(".")[1]).exists()]
+        asked = [p for p in self.root.glob("evals/*/*/parts") if complete(p.parent)]
+        for left in [*torn, *trained, *asked, *self.root.glob("policies/*/.*.merged")]:
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
     def _lock(self) -> None:

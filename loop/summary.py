@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from actors.buffer import RoundData
+from actors.buffer import BufferError, RoundData
 from evals.evaluator import complete, summarise
 from loop.config import ArmSettings, RunConfig
 from loop.rundir import RunDir, read_json, write_json
@@ -74,7 +74,12 @@ def rollout_summary(out: RunDir, arm: str, round_: int, planned: int, anew: bool
     data = RoundData(out.trajectories(arm, round_))
     if not data.segments.live():
         return {}
-    figures = RolloutFigures.of(data.scan()).summary(planned)
+    try:
+        figures = RolloutFigures.of(data.scan()).summary(planned)
+    except (BufferError, FileNotFoundError):  # a round under way may hold a torn file, or be compacted just now
+        if kept:
+            raise
+        return {}
     if kept:
         write_json(out.rollout(arm, round_), figures)
     return figures

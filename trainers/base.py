@@ -13,7 +13,7 @@ from typing import Any
 
 from actors.buffer import RoundData
 from actors.chat import prompt_ids
-from actors.files import whole_file, whole_folder
+from actors.files import flush_files, whole_file, whole_folder
 from actors.lifeline import Actor
 from actors.segments import read_table
 from actors.store import Store
@@ -58,9 +58,12 @@ class TrainJob:
         trajectories = RoundData(self.trajectories).rows(selection["trajectory_id"].to_pylist())
         return training_rows(trajectories, selection, algorithm, self.seed)
 
+    def before(self) -> Lineage | None:
+        """The lineage of the policy to go on from; None for the untouched base."""
+        return read_lineage(Path(self.parent)) if self.parent else None
+
     def lineage(self, rows: list[Row], settings: TrainerSettings, **rest: Any) -> Lineage:
         """The lineage of the policy that comes of it; `rest` are the fields that training finds out."""
-        before = read_lineage(Path(self.parent)) if self.parent else None
         return Lineage(
             arm=self.arm,
             version=self.version,
@@ -68,18 +71,14 @@ class TrainJob:
             algorithm=settings.algorithm,
             seed=self.seed,
             rows=len(rows),
-            rows_sha256=rows_hash(rows),
-            steps_before=before.steps_before + before.steps if before else 0,
+            rows_sha256=content_hash(rows),
             settings=settings.model_dump(),
             **rest,
         )
 
 
-def rows_hash(rows: list[Row]) -> str:
-    return _hash(rows)
-
-
-def _hash(value: Any) -> str:
+def content_hash(value: Any) -> str:
+    """SHA-256 of a value as JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -147,14 +146,12 @@ class Trainer(Actor):
         fits = [r for r in rows if len(prompt_ids(self._tokenizer, r["prompt"])) < s.max_length]
         if not fits:
             raise RowsError(f"every prompt of the selection is longer than max_length = {s.max_length} tokens")
-        before = read_lineage(Path(job.parent)) if job.parent else None
+        before = job.before()
         probe_parent = before.probe if before else self.base_logprobs()
 
         steps_before = before.steps_before + before.steps if before else 0
         policy, reference = self._policy(job.parent, s, job.seed)
-        job_hash = hashlib.sha256(
-            f"{rows_hash(fits)} {job.parent} {job.seed} {s.model_dump_json()}".encode()
-        ).hexdigest()
+        job_hash = content_hash([fits, job.parent, job.seed, s.model_dump(mode="json")])
         checkpoint = _last_checkpoint(job.checkpoints, job_hash)
         trainer = self._trl(policy, reference, fits, job, s, steps_before, job_hash)
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -164,6 +161,7 @@ class Trainer(Actor):
             s,
             base=self._model_path,
             rows_cut=len(rows) - len(fits),
+            steps_before=steps_before,
             steps=trainer.state.global_step,
             loss=_mean_loss(trainer.state.log_history) or result.training_loss,
             seconds=time.monotonic() - started,
@@ -264,9 +262,13 @@ class Trainer(Actor):
 
             def on_step_end(self, args, state, control, **_):
                 actor._progress = (state.global_step, state.max_steps)
+                if state.global_step >= state.max_steps:  # the policy itself is saved next
+                    control.should_save = False
+                return control
 
             def on_save(self, args, state, control, **_):
                 saved = job.checkpoints / f"checkpoint-{state.global_step}"
+                flush_files(saved)
                 with whole_file(saved / CHECKPOINT_DONE) as file:
                     file.write(json.dumps({"job": job_hash}).encode())
 

@@ -12,7 +12,7 @@ from actors.files import whole_file, whole_folder
 from actors.lifeline import Actor
 from actors.scripted import base_weights, logprobs, probe_texts, read_weights, write_weights
 from actors.worlds.base import Message
-from trainers.base import TrainJob, rows_hash
+from trainers.base import TrainJob, content_hash
 from trainers.policy import Lineage, write_lineage
 from trainers.settings import TrainerSettings
 
@@ -43,10 +43,11 @@ class ScriptedTrainer(Actor):
         """Fold the rows into the parent's fingerprint, a batch a step, with a checkpoint after each."""
         started = time.monotonic()
         rows = job.rows(settings.algorithm)
+        before = job.before()
         parent = read_weights(Path(job.parent)) if job.parent else base_weights()
         batches = [rows[i : i + settings.batch_size] for i in range(0, len(rows), settings.batch_size)]
         checkpoint = job.checkpoints / "state.json"
-        state = {"job": f"{rows_hash(rows)} {parent} {job.seed}", "step": 0, "fingerprint": parent}
+        state = {"job": f"{content_hash(rows)} {parent} {job.seed}", "step": 0, "fingerprint": parent}
         if checkpoint.exists() and (found := json.loads(checkpoint.read_text()))["job"] == state["job"]:
             state = found
         while state["step"] < len(batches):
@@ -61,6 +62,7 @@ class ScriptedTrainer(Actor):
             settings,
             base="scripted",
             rows_cut=0,
+            steps_before=before.steps_before + before.steps if before else 0,
             steps=len(batches),
             loss=0.0,
             seconds=time.monotonic() - started,

@@ -27,7 +27,7 @@ from loop.config import SelectionSettings
 from loop.select import select
 
 RUNS = 5
-ROWS = 20_000
+ROWS = 60_000
 SEGMENT_ROWS = 200
 SIZES = (10_000, 100_000, 1_000_000)
 BATCH = 100
@@ -74,7 +74,7 @@ def rows(count: int, batch: int) -> Iterator[pa.RecordBatch]:
         indices = range(first, first + batch)
         columns = list(template.columns)
         columns[index] = pa.array(indices, pa.int32())
-        columns[name] = pa.array([plan.id(i) for i in indices], pa.string())
+        columns[name] = pa.array(plan.ids(indices), pa.string())
         columns[reward] = pa.array([(i * 7919) % 100_003 / 5000 for i in indices], pa.float64())
         yield pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 

@@ -449,8 +449,8 @@ class LostAnswer(Store):
     losses: list[str] = field(default_factory=list, compare=False)
 
     @contextmanager
-    def write(self, name: str) -> Iterator:
-        with super().write(name) as file:
+    def write(self, name: str, flush_name: bool = False) -> Iterator:
+        with super().write(name, flush_name) as file:
             yield file
         if not self.losses:
             self.losses.append(name)

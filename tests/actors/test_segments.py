@@ -134,8 +134,8 @@ class Mortal(Store):
             raise Death
 
     @contextmanager
-    def write(self, name: str) -> Iterator:
-        with super().write(name) as file:
+    def write(self, name: str, flush_name: bool = False) -> Iterator:
+        with super().write(name, flush_name) as file:
             yield file
             self._change()
 

@@ -131,7 +131,6 @@ def test_every_failure_names_the_place_and_the_cause(tmp_path):
 @pytest.mark.parametrize(
     ("root", "cause"),
     [
-        ("runs/here", "empty scheme"),
         ("nowhere://bucket/a", "[Uu]nrecognized"),
         ("s3://bucket/a?no_such_option=1", "no_such_option"),
     ],

@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-from loop.config import ConfigError, build
+from evals.evaluator import SUITES
+from loop.config import ConfigError, build, dump
 from loop.rundir import RunDir, read_json, write_json, write_text
 from tests.conftest import ROOT
 
@@ -80,3 +81,35 @@ def test_storage_belongs_to_one_run(tmp_path):
     assert mine.trajectories("a", 0).local == tmp_path / "storage" / "run" / "rounds" / "a" / "0" / "trajectories"
     with pytest.raises(ConfigError, match="belongs to another run"):
         RunDir(tmp_path / "b" / "run", elsewhere).open(build(SMALL, "test"))
+
+
+def test_a_renamed_run_is_not_cut_off_from_its_storage(tmp_path):
+    elsewhere = str(tmp_path / "storage")
+    write_json(tmp_path / "renamed" / "storage.json", {"folder": f"{elsewhere}/run", "run": "1"})
+    write_text(tmp_path / "renamed" / "config.yaml", dump(build(SMALL, "test")))
+    with pytest.raises(ConfigError, match=r"keeps its trajectories in .*/storage/run, not in .*/storage/renamed"):
+        RunDir(tmp_path / "renamed", elsewhere).open(build(SMALL, "test"))
+
+
+def test_storage_that_is_none_is_a_config_error(tmp_path):
+    with pytest.raises(ConfigError, match=r"buffer.uri: .*nowhere"):
+        RunDir(tmp_path / "run", "nowhere://bucket").open(build(SMALL, "test"))
+
+
+def test_steps_on_the_way_to_what_is_finished_are_swept(tmp_path):
+    out = RunDir(tmp_path / "run")
+    done, doing = (out.policy("a", v).with_name(f".{v}.checkpoints") for v in (1, 2))
+    asked, asking = (out.evals("a", v) / "parts" for v in (0, 1))
+    for folder in (out.policy("a", 1), done, doing, asked, asking):
+        folder.mkdir(parents=True)
+    for suite in SUITES:
+        (out.evals("a", 0) / f"{suite}.arrow").write_text("")
+    out.sweep()
+    assert [p.exists() for p in (done, doing, asked, asking)] == [False, True, False, True]
+
+
+def test_a_kill_before_the_config_was_written_does_not_lock_the_directory(tmp_path):
+    out = RunDir(tmp_path / "run")
+    out.root.mkdir()
+    (out.root / ".config.yaml.123.tmp").write_text("half")
+    out.open(build(SMALL, "test"))
