@@ -54,12 +54,15 @@ class PocketJudge(Actor):
     name = "pocket-exact"
 
     async def verdicts(self, questions: Sequence[Question]) -> list[Verdict]:
-        from actors.worlds.pocket import judge
+        from actors.worlds.pocket import judge, talks
 
         out = []
         for q in questions:
             if q.rubric == "stated":
                 label = judge.stated(q.text, q.options)
+            elif q.rubric == "reply_kind" and q.scenario not in talks.scenarios():
+                out.append(Verdict(None, self.name, error="not a scenario of the pocket world"))
+                continue
             elif q.rubric == "reply_kind":
                 label = judge.reply_kind(q.text, q.scenario)
             else:

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from actors.settings import ActorSettings, AssistantSettings, BufferSettings, RolloutSettings, Settings, UserSettings
 from actors.worlds import WORLDS
+from actors.worlds.models import POCKET_MODELS
 from evals.settings import EvalSettings
 from trainers.settings import TrainerSettings
 
@@ -104,6 +105,11 @@ class RunConfig(Settings):
         twice = {n for n in names if names.count(n) > 1}
         if twice:
             raise ValueError(f"arms share the name {', '.join(sorted(twice))}; each needs its own")
+        if self.world != "pocket" and self.model in POCKET_MODELS:
+            raise ValueError(
+                f"the {self.model} model speaks of nothing but the pocket world; world {self.world} needs another, "
+                "for example model=/path/to/a/hf/model"
+            )
         if self.trainer.algorithm == "kto" and self.selection.bottom == 0:
             raise ValueError("selection.bottom must be above 0 with trainer.algorithm kto, which needs both ends")
         if self.trainer.lora is None and self.assistant.sync == "lora":

@@ -112,6 +112,12 @@ def test_every_setting_is_documented():
     assert list(undocumented(RunConfig, "")) == []
 
 
+def test_the_pocket_model_is_for_the_pocket_world():
+    with pytest.raises(ConfigError, match="the pocket model speaks of nothing but the pocket world"):
+        build(SMALL | {"world": "therapist"}, "test")
+    assert build(SMALL | {"world": "therapist", "model": "scripted"}, "test").world == "therapist"
+
+
 def test_configs_are_compared_by_what_they_mean():
     given = build(SMALL, "test")
     older = "name: test\nseed: 0\narms: [{name: a, biased_ratio: 0.5}]\n"  # does not name what came later
