@@ -82,4 +82,8 @@ def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if "because" in line or "Error" in line]
     line = (told or lines or [type(error).__name__])[-1]
-    return line.split(" Some common causes")[0].removeprefix("The actor is dead because its worker process has died. ")
+    for advice in (" Some common causes", " See stack trace"):
+        line = line.split(advice)[0]
+    for known in ("The actor is dead because its worker process has died. ", "actors.lifeline.ActorGone: "):
+        line = line.removeprefix(known)
+    return line

@@ -333,7 +333,10 @@ class Arm:
                 stage.took(fetch(evaluation))
                 stage.update(total)
             self._record(r, "evaluate", stage)
-        figures = summarise(self.out.evals(self.arm.name, r), self.config.evals.max_error_share)
+        folder = self.out.evals(self.arm.name, r)
+        if not complete(folder):  # it was cut short during the rollout, which did not need whoever died
+            raise ActorGone(f"the evaluation of policy {r} was cut short")
+        figures = summarise(folder, self.config.evals.max_error_share)
         self.board.evaluation(figures, r)
         write_summary(self.out, self.run_config, "running")
 

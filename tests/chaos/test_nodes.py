@@ -31,7 +31,7 @@ def test_a_machine_dies_and_the_run_goes_on_with_the_others(small_untouched, clu
         assert life.running(), life.said()[-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    cluster.remove_node(cluster.list_all_nodes[-1], allow_graceful=False)
+    cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
     assert life.wait(400) == 0, life.said()[-3000:]
     assert "died" in life.said()
     assert life.starts == 1

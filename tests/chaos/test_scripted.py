@@ -77,3 +77,42 @@ def test_actors_die_at_every_stage(untouched, tmp_path, seed):
 @pytest.mark.slow
 def test_driver_and_raylet_die_and_the_run_is_gone_on_with(untouched, tmp_path):
     ends_the_same(untouched, tmp_path, 4, ["driver", "driver", "raylet", "buffer", "trainer"], most=12)
+
+
+def killed_in_the_rollout(config, out, role: str) -> Life:
+    life = Life(config, out, random.Random(0))
+    life.start()
+    deadline = time.monotonic() + 120
+    folder = RunDir(life.out).trajectories("biased", 0)
+    while not (life.stage() == "rollout" and len(folder.names()) > 2 and life.kill(role)):
+        assert life.running(), life.said()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    TOTALS.update(life.kills)
+    return life
+
+
+@pytest.mark.slow
+def test_ray_itself_dies_and_is_started_again(small_untouched, tmp_path):
+    config, expected = small_untouched
+    life = killed_in_the_rollout(config, tmp_path / "out", "raylet")
+    assert life.wait(300) == 0, life.said()[-3000:]
+    assert "no machine of the Ray cluster is left; starting again, 1 of 50" in life.said()
+    assert content(RunDir(life.out)) == expected
+    assert life.left_behind() == []
+
+
+@pytest.mark.slow
+def test_a_torn_file_of_a_killed_run_is_set_aside_and_its_conversations_held_again(small_untouched, tmp_path):
+    config, expected = small_untouched
+    life = killed_in_the_rollout(config, tmp_path / "out", "driver")
+    life.process.wait(60)
+    assert life.left_behind() == []
+    torn = next((life.out / "rounds/biased/0/trajectories").glob("segment-*"))
+    torn.write_bytes(torn.read_bytes()[:-100])
+    life.start()
+    assert life.wait(300) == 0, life.said()[-3000:]
+    assert f"{torn.name}: torn, damaged or renamed" in life.said()
+    assert (torn.parent / "set-aside" / torn.name).exists()
+    check_whole(RunDir(life.out))
+    assert content(RunDir(life.out)) == expected
