@@ -28,7 +28,6 @@ from trainers.scripted import ScriptedTrainer
 
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 60
-NO_MACHINE = "no machine of the Ray cluster is left"
 PING_SECONDS = 30
 """An actor that does not answer for so long is busy, not dead: Ray says of a dead one that it is dead."""
 
@@ -47,6 +46,16 @@ def fetch(work: Any) -> Any:
 
     with gone_if_dead():
         return ray.get(work)
+
+
+def machines() -> list[dict[str, float]]:
+    """Resources of each live machine of the cluster; `ClusterGoneError` where none is left."""
+    import ray
+
+    alive = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+    if not alive:
+        raise ClusterGoneError("no machine of the Ray cluster is left")
+    return alive
 
 
 @dataclass
@@ -173,8 +182,8 @@ class Crew:
         while waiting:
             done, _ = ray.wait(list(waiting), num_returns=1, timeout=0.3)
             started(len(self.members) - len(waiting))
-            if not done and not any(n["Alive"] for n in ray.nodes()):
-                raise ClusterGoneError(NO_MACHINE)
+            if not done:
+                machines()
             for ref in done:
                 m = waiting.pop(ref)
                 try:
@@ -203,14 +212,9 @@ class Crew:
 
     def _find_room(self, first: bool) -> None:
         """Check that the cluster has room for everybody; later in a run, wait for machines that may come back."""
-        import ray
-
         for attempt in range(self.config.cluster.max_restarts + 1):
-            nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
-            if not nodes:
-                raise ClusterGoneError(NO_MACHINE)
             try:
-                return check_resources(self.config, nodes)
+                return check_resources(self.config, machines())
             except ConfigError as error:
                 if first:
                     raise
@@ -227,6 +231,7 @@ class Crew:
             ActorLostError: One died more often than `cluster.max_restarts` allows.
             ClusterGoneError: No machine is left.
         """
+        machines()
         dead = self.dead()
         if not dead:  # a connection broke, or somebody was faster
             self._alarms += 1

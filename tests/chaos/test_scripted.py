@@ -95,8 +95,12 @@ def killed_in_the_rollout(config, out, role: str) -> Life:
 @pytest.mark.slow
 def test_ray_itself_dies_and_is_started_again(small_untouched, tmp_path):
     config, expected = small_untouched
-    life = killed_in_the_rollout(config, tmp_path / "out", "raylet")
+    slowly = tmp_path / "slowly.yaml"  # actors outlive their raylet by some seconds, in which the run must not end
+    one_by_one = config.read_text().replace("pools: 2, concurrency: 8", "pools: 1, concurrency: 1")
+    slowly.write_text(one_by_one.replace("capability: 20, concurrency: 16", "capability: 20, concurrency: 1"))
+    life = killed_in_the_rollout(slowly, tmp_path / "out", "raylet")
     assert life.wait(300) == 0, life.said()[-3000:]
+    assert life.starts == 1
     assert "no machine of the Ray cluster is left; starting again, 1 of 50" in life.said()
     assert content(RunDir(life.out)) == expected
     assert life.left_behind() == []
