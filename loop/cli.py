@@ -171,10 +171,13 @@ def _say_figures(folder: Path, ui) -> None:
 
 def _show(settings, rundir, console) -> None:
     """The closing table and where everything is."""
+    from actors.scripted import SCRIPTED
     from loop.report import table
     from loop.rundir import read_json
 
     console.print(table(read_json(rundir.summary)))
+    if settings.model == SCRIPTED:
+        print("The models answered from a script: that the run ended means something, its figures do not.")
     print(f"report:      {_shown(rundir.report)}")
     print(f"tensorboard: {_tool('tensorboard')} --logdir {_shown(rundir.tensorboard)}")
     print(f"everything:  {_shown(rundir.root)}")
