@@ -25,22 +25,12 @@ from actors.segments import BufferError, Segment, Segments, checksum, decode
 from actors.store import StorageError, Store
 from actors.trajectory import SCHEMA, trajectory_ids
 
+_FROM_SEGMENTS = ("trajectory_id", "index", "reward", "scenario", "persona", "user_kind", "error")
 INDEX_SCHEMA = pa.schema(
-    [
-        ("trajectory_id", pa.string()),
-        ("index", pa.int32()),
-        ("reward", pa.float64()),
-        ("scenario", pa.string()),
-        ("persona", pa.string()),
-        ("user_kind", pa.string()),
-        ("error", pa.string()),
-        ("segment", pa.int32()),
-        ("row", pa.int32()),
-    ],
+    [*map(SCHEMA.field, _FROM_SEGMENTS), ("segment", pa.int32()), ("row", pa.int32())],
     metadata={"candor_schema": "index/1"},
 )
 """`segment` counts the live segments in order, `row` the rows in it."""
-_FROM_SEGMENTS = INDEX_SCHEMA.names[:-2]
 SAMPLED_IDS = 1000
 _INDEX = re.compile(r"index-([0-9a-f]{8})\.arrow")
 

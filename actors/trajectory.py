@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 import pyarrow as pa
 
@@ -56,22 +56,6 @@ SCHEMA = pa.schema(
 )
 
 
-PLAN_SCHEMA = pa.schema(
-    [
-        ("trajectory_id", pa.string()),
-        ("run", pa.string()),
-        ("arm", pa.string()),
-        ("round", pa.int32()),
-        ("index", pa.int32()),
-        ("policy", pa.string()),
-        ("scenario", pa.string()),
-        ("user_kind", pa.string()),
-        ("seed", pa.int64()),
-    ],
-    metadata={"candor_schema": "plan/1"},
-)
-
-
 @dataclass(frozen=True)
 class Conversation:
     """One planned conversation; everything about it that does not depend on what is said."""
@@ -85,6 +69,10 @@ class Conversation:
     scenario: str
     user_kind: str
     seed: int
+
+
+PLAN_SCHEMA = pa.schema([SCHEMA.field(f.name) for f in fields(Conversation)], metadata={"candor_schema": "plan/1"})
+"""A plan: what a trajectory says of its conversation, before it is held."""
 
 
 @dataclass

@@ -238,11 +238,8 @@ class Crew:
             if self._alarms > self.config.cluster.max_restarts:
                 raise ActorLostError(f"{gone}; no actor is down, and trying again did not help")
             time.sleep(wait_seconds(self._alarms))
-            for member in (
-                self.trainer,
-                self.evaluator,
-                *self.pools,
-            ):  # a call that nobody awaits any more ends with it
+            # A call that is still under way, and that nobody awaits any more, ends with its actor.
+            for member in (self.trainer, self.evaluator, *self.pools):
                 self._dismiss(member)
         for member, error in dead:
             self._bury(member, error)
