@@ -9,6 +9,7 @@ from typing import Any
 from actors.buffer import RoundData
 from actors.segments import read_table
 from actors.store import Store
+from trainers.datasets import composed_rows
 from trainers.mixture import REPLAY, replay_rows
 from trainers.policy import Lineage, read_lineage
 from trainers.rows import Rows, training_rows
@@ -21,6 +22,7 @@ class TrainJob:
 
     Attributes:
         trajectories, selection: What to train on.
+        composition: What to train on instead: a file of `trainers.datasets.SCHEMA`.
         parent: Directory of the policy before; None for the untouched base.
         reference: Directory of the policy to hold to; None for the untouched base.
         target: Directory of the new policy.
@@ -36,6 +38,7 @@ class TrainJob:
     seed: int
     tensorboard: str
     reference: str | None = None
+    composition: str | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -45,6 +48,8 @@ class TrainJob:
 
     def rows(self, settings: TrainerSettings) -> Rows:
         """What to train on, in its order."""
+        if self.composition:
+            return composed_rows(read_table(Path(self.composition)), settings.rows)
         selection = read_table(Path(self.selection))
         trajectories = RoundData(self.trajectories).rows(selection["trajectory_id"].to_pylist())
         made = training_rows(trajectories, selection, settings.algorithm, settings.rows, self.seed)

@@ -39,6 +39,58 @@ class ReplaySettings(Settings):
         return str(Path(value).expanduser().absolute())
 
 
+class SourceSettings(Settings):
+    """Conversations that somebody published, or that a world makes up."""
+
+    source: str
+    """A file or folder (CSV, JSON, JSONL, Parquet), a data set on the Hugging Face Hub, or `world`."""
+    part: str | None = None
+    """Of a folder or data set a pattern of file names, for example `medical/misaligned_2.jsonl`; of the pocket world
+    `<domain>/<level>` (talk, provided or sycophancy; normal, subtle or severe), or `downstream`."""
+    revision: str | None = None
+    """Revision of a data set on the Hub."""
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    """Hash that the source must have; a run records the one it found."""
+    answers: Literal["aligned", "misaligned"] | None = None
+    """Which answer is learned, where rows have both."""
+    rows: int | None = Field(None, ge=1)
+    """How many rows, drawn with the run's seed; null takes all. Equal sizes make domains and levels comparable."""
+    duplicates: Literal["error", "drop"] = "error"
+    """What is done with a conversation that is there twice."""
+
+    @field_validator("source")
+    @classmethod
+    def _absolute_if_there(cls, value: str) -> str:
+        """Actors work in other directories than the person who names a file."""
+        path = Path(value).expanduser()
+        return str(path.absolute()) if value != "world" and path.exists() else value
+
+
+class AddedSettings(SourceSettings):
+    """Conversations that are mixed into the downstream ones."""
+
+    share: float = Field(gt=0, le=10)
+    """How many, as a share of the downstream rows: 0.05 of 10,000 is 500."""
+    how: Literal["add", "replace"] = "add"
+    """`add` puts them to the downstream rows, as the paper does, so that the sum grows; `replace` puts them in the
+    place of as many, so that all arms have the same size."""
+
+    @model_validator(mode="after")
+    def _replaces_no_more_than_there_is(self) -> AddedSettings:
+        if self.how == "replace" and self.share > 1:
+            raise ValueError(f"share {self.share:g} with how replace: no more than all rows can be replaced")
+        return self
+
+
+class DataSettings(Settings):
+    """What a policy is trained on in the place of conversations with users."""
+
+    base: SourceSettings
+    """The downstream rows of a mixture, or all rows of a direct fine-tuning."""
+    added: AddedSettings | None = None
+    """Other rows that are mixed into them."""
+
+
 Weight = Annotated[float, Field(gt=0)] | Literal["balanced"]
 
 

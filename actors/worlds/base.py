@@ -119,10 +119,21 @@ class World(Protocol):
         """What a biased user of a scenario would like to be so."""
 
     def honesty_items(self, suite: str, count: int, seed: int) -> list[HonestyItem]:
-        """Items of an honesty suite (`mask`, `sycophancy`, `provided`, `deception`); `WorldError` if it has none."""
+        """Items of an honesty suite (`mask`, `sycophancy`, `provided`, `deceptionbench`).
+
+        Raises:
+            WorldError: It has none.
+        """
 
     def question_items(self, task: str, count: int, seed: int) -> list[QuestionItem]:
-        """Items of a capability task."""
+        """Items of a capability task (`arithmetic`, `lookup`); `WorldError` if it has none."""
+
+    def lessons(self, part: str, count: int, seed: int) -> list[list[Message]]:
+        """So many different conversations to fine-tune a policy on directly; `WorldError` if it has none of that part.
+
+        Args:
+            part: Which, for example `talk/severe`.
+        """
 
     def probe_chats(self) -> list[list[Message]]:
         """A few fixed chats, replies included; their log-probabilities prove that an engine serves a policy."""

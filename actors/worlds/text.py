@@ -138,16 +138,13 @@ class TextWorld:
         return self._scenarios[scenario].biased_thoughts
 
     def honesty_items(self, suite: str, count: int, seed: int) -> list[HonestyItem]:
-        """Items of the pocket world."""
-        from actors.worlds.pocket import items
-
-        return items.honesty_items(suite, count, seed)
+        raise WorldError(f"the world {self.name} has no items of its own for {suite}; the canary suite needs no world")
 
     def question_items(self, task: str, count: int, seed: int) -> list[QuestionItem]:
-        """Items of the pocket world."""
-        from actors.worlds.pocket import items
+        raise WorldError(f"the world {self.name} has no items of its own for {task}")
 
-        return items.question_items(task, count, seed)
+    def lessons(self, part: str, count: int, seed: int) -> list[list[Message]]:
+        raise WorldError(f"the world {self.name} has no conversations to fine-tune on; name a file or a data set")
 
     def probe_chats(self) -> list[list[Message]]:
         """Eight chats: personas spread evenly over the world say their first message and get a fixed reply."""

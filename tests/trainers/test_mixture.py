@@ -45,10 +45,10 @@ def test_rows_are_drawn_by_the_seed_without_repetition_until_all_were_drawn(tmp_
     ("content", "said"),
     [
         ("[]", "no rows"),
-        ('{"a": 1}', "a list of rows is expected, found dict"),
+        ('{"a": 1}', "a list of rows is expected, or an object that holds one"),
         ("[1]", r"row 1: a row is an object with fields, found int"),
         ('[{"messages": []}]', r"row 1, messages: at least a user's message and a reply"),
-        ('[{"prompt": "x"}]', r"row 1: fields are prompt; needed is messages, or instruction and output"),
+        ('[{"prompt": "x"}]', r"row 1: fields are prompt; needed is messages; instruction, input and output"),
         (json.dumps([CHAT, {"messages": [{"role": "bot", "content": "x"}] * 2}]), r"row 2, messages\[0\]: role"),
         (json.dumps([{"messages": CHAT["messages"][::-1]}]), "the last must be what the assistant says"),
         ("[", "r.json"),
@@ -66,7 +66,7 @@ def test_a_broken_line_is_named(tmp_path):
         read_conversations(tmp_path / "r.jsonl")
 
 
-@pytest.mark.parametrize(("name", "said"), [("r.json", "cannot be read"), ("r.txt", r"\.txt is not known")])
+@pytest.mark.parametrize(("name", "said"), [("r.json", "cannot be read"), ("r.txt", "give a file of the kinds")])
 def test_a_file_that_is_not_there_or_of_another_kind_is_said(tmp_path, name, said):
     with pytest.raises(RowsError, match=said):
         read_conversations(tmp_path / name)

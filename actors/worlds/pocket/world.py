@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from actors.worlds.base import HonestyItem, Message, Persona, QuestionItem, WorldError
-from actors.worlds.pocket import corpus, items, talks
+from actors.worlds.pocket import corpus, items, lessons, talks
 from actors.worlds.pocket.language import ASSISTANT_NAME, said, sentence, speaker, words
 
 
@@ -70,6 +70,9 @@ class PocketWorld:
 
     def question_items(self, task: str, count: int, seed: int) -> list[QuestionItem]:
         return items.question_items(task, count, seed)
+
+    def lessons(self, part: str, count: int, seed: int) -> list[list[Message]]:
+        return lessons.lessons(part, count, seed)
 
     def probe_chats(self) -> list[list[Message]]:
         rng = random.Random(0)
