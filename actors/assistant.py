@@ -11,10 +11,12 @@ import asyncio
 import itertools
 import math
 import os
+import tempfile
 import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from actors.chat import ChatError, Choice, NoLogprobsError, Reply, Sampling, prompt_ids
@@ -213,6 +215,82 @@ class Engine(Desk, Actor):
             steps = zip(ids[1:], output.prompt_logprobs[1:], strict=True)
             out.append([step[token].logprob for token, step in steps])
         return out
+
+    async def tokenizer(self) -> tuple[dict[str, bytes], int]:
+        """The files of the model's tokenizer by name, and the most tokens of a prompt and its completion together."""
+        with tempfile.TemporaryDirectory() as folder:
+            self._tokenizer.save_pretrained(folder)
+            return {f.name: f.read_bytes() for f in Path(folder).iterdir()}, self._settings.max_model_len
+
+    async def complete(self, policy: str, ids: Sequence[int], sampling: Sampling, stop: Sequence[str]) -> Reply:
+        """Continue a text that no chat template was put around, up to the first of the strings `stop`.
+
+        Returns:
+            The text as it was written, spaces at its ends included; whoever asked cuts it at `stop`.
+        """
+        from vllm import SamplingParams
+
+        params = SamplingParams(
+            max_tokens=sampling.max_tokens, temperature=sampling.temperature, seed=sampling.seed, stop=list(stop)
+        )
+        _, output = await self._run(policy, list(ids), params)
+        completion = output.outputs[0]
+        wrote = list(completion.token_ids)
+        return Reply(
+            text=self._tokenizer.decode(wrote, skip_special_tokens=True),
+            token_ids=wrote,
+            logprobs=[],
+            finish_reason=completion.finish_reason or "unknown",
+            prompt_tokens=len(ids),
+            completion_tokens=len(wrote),
+            weights=policy,
+        )
+
+    async def loglikelihoods(
+        self, policy: str, context: Sequence[int], continuations: Sequence[Sequence[int]]
+    ) -> list[tuple[float, bool]]:
+        """Log-probability of each continuation of a context (nats), and whether greedy decoding would write it.
+
+        Where all continuations are single tokens, one request asks for all of them. With adapters on a CPU there is one
+        for each of their tokens: vLLM 0.32 dies there of prompt log-probabilities beside any other request.
+
+        Args:
+            context: Token ids, at least one.
+            continuations: Token ids of each.
+        """
+        from vllm import SamplingParams
+        from vllm.platforms import current_platform
+
+        if all(len(c) == 1 for c in continuations) or (self._lora_rank is not None and current_platform.is_cpu()):
+            texts = [((*context, *c[:n]), token) for c in continuations for n, token in enumerate(c)]
+            asked: dict[tuple[int, ...], list[int]] = {}
+            for ids, token in texts:
+                asked.setdefault(ids, []).append(token)
+            found = await asyncio.gather(*(self._next(policy, list(ids), tokens) for ids, tokens in asked.items()))
+            by_text = dict(zip(asked, found, strict=True))
+            steps = iter([by_text[ids][token] for ids, token in texts])
+            told = [[next(steps) for _ in c] for c in continuations]
+            return [(sum(p for p, _ in of_one), all(greedy for _, greedy in of_one)) for of_one in told]
+
+        async def one(continuation: Sequence[int]) -> tuple[float, bool]:
+            params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
+            ids = [*context, *continuation]
+            _, output = await self._run(policy, ids, params)
+            steps = list(zip(ids, output.prompt_logprobs, strict=True))[len(context) :]
+            told = [step[token] for token, step in steps]
+            return sum(t.logprob for t in told), all(t.rank == 1 for t in told)
+
+        return list(await asyncio.gather(*map(one, continuations)))
+
+    async def _next(self, policy: str, ids: list[int], tokens: Sequence[int]) -> dict[int, tuple[float, bool]]:
+        """Log-probability (nats) of each of some tokens after a text, and whether it is the most probable one."""
+        from vllm import SamplingParams
+
+        asked = sorted(set(tokens))
+        params = SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=asked, detokenize=False)
+        completion = (await self._run(policy, ids, params))[1].outputs[0]
+        found, greedy = completion.logprobs[0], completion.token_ids[0]
+        return {t: (found[t].logprob, t == greedy) for t in asked}
 
     async def _run(self, policy: str, ids: list[int], params: Any) -> tuple[list[int], Any]:
         from vllm.exceptions import VLLMValidationError
