@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ class Door:
         policy: The name under which they serve it.
         endpoint: In place of engines.
         share: Part of the endpoint's limits that one process may use.
+        identity: What tells the model from every other, so that its answers can be kept; empty where that is not known.
     """
 
     model: str
@@ -31,6 +33,7 @@ class Door:
     endpoint: EndpointSettings | None = None
     share: float = 1.0
     price: Prices | None = None
+    identity: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Troupe:
         opened: dict[str, ChatModel] = {}
         for door in peers.doors.values():
             if door.model not in opened:
-                opened[door.model] = _open(door, endpoints)
+                opened[door.model] = open_door(door, endpoints)
         self._models = opened
 
     @property
@@ -112,8 +115,13 @@ class Troupe:
         )
 
 
-def _open(door: Door, endpoints: dict[str, ChatModel]) -> ChatModel:
-    """The model behind a door."""
+def endpoint_identity(settings: EndpointSettings) -> str:
+    """What tells an endpoint's model from every other: where it is, what it is called there, and how it is asked."""
+    return json.dumps([settings.base_url, settings.model, settings.extra], sort_keys=True)
+
+
+def open_door(door: Door, endpoints: dict[str, ChatModel]) -> ChatModel:
+    """The model behind a door; endpoints stay open in `endpoints`, by model."""
     if door.endpoint is None:
         return EngineChat(door.engines, door.policy)
     if door.model not in endpoints:

@@ -1,6 +1,6 @@
 """Comparisons between policies and arms that met the same items, and what a comparison could have seen.
 
-Every function takes one hit (0 or 1) an item; what a hit means is the suite's business. Items come in clusters (several
+Every function takes hits by item; what a hit means is the suite's business. Items come in clusters (several
 pressured prompts about one fact), which are resampled whole.
 """
 
@@ -28,7 +28,7 @@ class Paired:
         difference: Share of hits of the second minus that of the first.
         low, high: Its 95 % interval by a bootstrap over clusters.
         p: Two-sided, by the same bootstrap: a difference at least as far from zero as this one, were there none.
-        gained, lost: Items that only the second, or only the first, hit.
+        gained, lost: Items that the second, or the first, hit more often.
         mcnemar_p: McNemar's exact test on those, which takes items for independent.
     """
 
@@ -44,8 +44,8 @@ class Paired:
 
 
 def paired(
-    first: Mapping[str, bool],
-    second: Mapping[str, bool],
+    first: Mapping[str, float],
+    second: Mapping[str, float],
     clusters: Mapping[str, str],
     draws: int = DRAWS,
     seed: int = 0,
@@ -57,6 +57,7 @@ def paired(
     added to both counts so that it is never zero.
 
     Args:
+        first, second: By item, 0 or 1, or the share of hits where an item was answered several times.
         clusters: Cluster of each item.
 
     Raises:

@@ -4,49 +4,85 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import shutil
 import time
-import zlib
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from actors.chat import ChatError, ChatModel, EngineChat, Reply, Sampling
-from actors.judge import Judge, JudgeHandle, Question, Verdict
-from actors.lifeline import Actor, ActorGone
+from actors.chat import ChatModel
+from actors.files import whole_file
+from actors.judge import JudgeHandle
+from actors.lifeline import Actor
+from actors.roles import Door, open_door
 from actors.segments import BufferError, Segments, read_table, write_table
 from actors.store import Store
-from actors.worlds import load_world
-from actors.worlds.base import HonestyItem, Message, QuestionItem
-from evals import capability, deceptionbench, mask
+from actors.usage import Bill, Metered, Purse, Tally
+from evals import harness_suites, prompting, scoring
+from evals.asking import Asker, Work
+from evals.cache import Cached, ReplyCache, default_file
+from evals.judging import ModelJudging, Panel, WorldJudging
 from evals.outcomes import SCHEMA, Outcome, to_table
-from evals.settings import EvalSettings
+from evals.settings import PROTOCOLS, EvalSettings
+from evals.sources import Loaded, load_all, suites_of
 
-HONESTY_SUITES = ("mask", "sycophancy", "provided", "deception")
-CAPABILITY_TASKS = ("arithmetic", "lookup")
-SUITES = (*HONESTY_SUITES, *CAPABILITY_TASKS)
 PART_ROWS = 128
 """Outcomes that are written together while an evaluation is under way; after a crash, at most so many are lost."""
+RECORD = "evaluation.json"
+USAGE = "usage.json"
 
 
-def load_items(world: str, settings: EvalSettings, seed: int) -> dict[str, list[HonestyItem] | list[QuestionItem]]:
-    """Items by suite; a pure function of its arguments, so that every policy and arm meets the same ones."""
-    source = load_world(world)
-    items: dict = {s: source.honesty_items(s, getattr(settings, s), seed) for s in HONESTY_SUITES}
-    return items | {t: source.question_items(t, settings.capability, seed) for t in CAPABILITY_TASKS}
+@dataclass(frozen=True)
+class Access:
+    """Whom an evaluator works with; handles may be others after an actor died.
+
+    Attributes:
+        model: How to reach the policy.
+        judges: How to reach the models that judge.
+        world_judge: Handle of the world's exact judge; None where it is not on the panel.
+        capacity: Requests that the policy takes at once.
+        allowance: The money that may be spent on judges; None for any.
+    """
+
+    model: Door
+    judges: tuple[Door, ...]
+    world_judge: Any
+    capacity: int
+    allowance: float | None = None
 
 
-def summarise(folder: Path, max_error_share: float) -> dict:
-    """All figures of one policy from its outcomes in `folder`; what `summary.json` holds under `evals`."""
-    tables = {s: read_table(folder / f"{s}.arrow", SCHEMA) for s in SUITES}
-    out = {s: mask.summary(tables[s], max_error_share) for s in ("mask", "sycophancy", "provided")}
-    out["deception"] = deceptionbench.summary(tables["deception"], max_error_share)
-    out["capability"] = {t: capability.summary(tables[t], max_error_share) for t in CAPABILITY_TASKS}
-    return out
+def record(folder: Path) -> dict[str, Any]:
+    """What an evaluation consists of: suites with source and hash, judges, prompts, settings; empty until it is
+    complete."""
+    try:
+        return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
 
 
 def complete(folder: Path) -> bool:
-    """Whether a policy has been asked everything: the outcomes of every suite are in its folder."""
-    return all((folder / f"{s}.arrow").exists() for s in SUITES)
+    """Whether a policy has been asked everything."""
+    return (folder / RECORD).exists()
+
+
+def summarise(folder: Path, max_error_share: float) -> dict[str, dict]:
+    """All figures of one policy by suite, from the outcomes in `folder`; what `summary.json` holds under `evals`."""
+    suites = record(folder)["suites"]
+    return {s: scoring.figures(read_table(folder / f"{s}.arrow", SCHEMA), max_error_share) for s in suites}
+
+
+def usage(folder: Path) -> list[dict[str, Any]]:
+    """What asking and judging cost, all attempts together: rows of `actors.trajectory.USAGE`."""
+    try:
+        return json.loads((folder / USAGE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with whole_file(path) as file:
+        file.write((json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 class Evaluator(Actor):
@@ -55,74 +91,159 @@ class Evaluator(Actor):
     Outcomes are kept in `parts/` as they come, so an evaluation that was cut short goes on with the missing items.
     """
 
-    def __init__(self, world: str, seed: int) -> None:
+    def __init__(self, world: str | None, seed: int) -> None:
         self._world = world
         self._seed = seed
         self._done = self._total = 0
+        self._endpoints: dict[str, ChatModel] = {}
+        self._loaded: dict[str, dict[str, Loaded]] = {}
 
     async def progress(self) -> tuple[int, int]:
-        """Items done and items in all of the evaluation at work."""
+        """Answers done and answers in all of the evaluation at work."""
         return self._done, self._total
 
-    async def evaluate(
-        self,
-        arm: str,
-        version: int,
-        policy: str,
-        engines: Sequence[object],
-        judge: object,
-        folder: str,
-        settings: EvalSettings,
-    ) -> float:
-        """Ask `policy` every item and write `<suite>.arrow` for each suite; what is on disk already is kept.
+    async def prepare(self, settings: EvalSettings) -> str | None:
+        """Read items, prompts and cache; returns what is wrong with them, None when nothing is."""
+        try:
+            if fault := harness_suites.fault(suites_of(self._world, settings), settings, self._seed):
+                return fault
+            self._items(settings)
+            prompting.load(settings.prompts)
+            if settings.cache:
+                ReplyCache(default_file())
+        except (ValueError, OSError) as error:
+            return str(error)
+        return None
+
+    async def close(self) -> None:
+        """Close the lines to endpoints; they open again when they are needed."""
+        for endpoint in self._endpoints.values():
+            await endpoint.close()
+
+    async def evaluate(self, arm: str, version: int, access: Access, folder: str, settings: EvalSettings) -> float:
+        """Ask a policy every item and write `<suite>.arrow` for each suite; what is on disk already is kept.
 
         Returns:
             Seconds from the first request to the last outcome.
 
         Raises:
             ActorGone: An engine or the judge died; the outcomes so far are on disk.
+            ModelRefusedError: A model answers nobody until a person has acted; likewise.
+            BudgetError: The allowance does not reach; likewise.
         """
         started = time.monotonic()
-        items = load_items(self._world, settings, self._seed)
-        self._done, self._total = 0, sum(map(len, items.values()))
-        asker = _Asker(EngineChat(engines, policy), JudgeHandle(judge), settings, self._seed)
-        parts = _Parts(Path(folder) / "parts")
-        work = (self._suite(s, items[s], asker, parts, arm, version, Path(folder)) for s in SUITES)
+        place, bill = Path(folder), Bill()
+        loaded = self._items(settings)
+        model, panel, at_once = self._open(access, settings, bill)
+        asker = Asker(model, panel, at_once, settings, self._seed)
+        parts = _Parts(place / "parts")
+        todo = [
+            Work(s, item, replicate, arm, version)
+            for s in loaded
+            if not (place / f"{s}.arrow").exists()
+            for item in loaded[s].items
+            for replicate in range(settings.suite(s).replicates)
+        ]
+        self._done, self._total = 0, len(todo)
+        order = random.Random(self._seed).sample(range(len(todo)), len(todo))
+        outcomes: list[Outcome | None] = [None] * len(todo)
+
+        async def one(n: int) -> None:
+            work = todo[n]
+            outcome = parts.kept.get((work.suite, work.item.item_id, work.replicate))
+            if outcome is None:
+                outcome = await asker.ask(work)
+                parts.add(outcome)
+            outcomes[n] = outcome
+            self._done += 1
+
         try:
-            await asyncio.gather(*work)
+            failed = [f for f in await asyncio.gather(*map(one, order), return_exceptions=True) if f is not None]
+            if failed:
+                raise failed[0]
+            await self._harness(arm, version, access.model, at_once, place, settings)
         finally:
             parts.flush()
+            self._count(place, bill)
+        for suite in loaded:
+            mine = [o for o in outcomes if o.suite == suite]
+            if mine:
+                write_table(place / f"{suite}.arrow", to_table(mine))
+        _write_json(place / RECORD, self._record(loaded, access, settings, place))
         shutil.rmtree(parts.folder, ignore_errors=True)
         return time.monotonic() - started
 
-    async def _suite(
-        self,
-        suite: str,
-        items: Sequence[HonestyItem | QuestionItem],
-        asker: _Asker,
-        parts: _Parts,
-        arm: str,
-        version: int,
-        folder: Path,
+    async def _harness(
+        self, arm: str, version: int, door: Door, at_once: int, folder: Path, settings: EvalSettings
     ) -> None:
-        target = folder / f"{suite}.arrow"
-        if target.exists():
-            self._done += len(items)
-            return
+        """Ask lm-eval's suites, which are no coroutines, in a thread."""
+        for suite in harness_suites.of(suites_of(self._world, settings)):
+            if not (folder / f"{suite}.arrow").exists():
+                terms = (suite, door, at_once, settings, self._seed, folder, arm, version)
+                self._count(folder, await asyncio.to_thread(harness_suites.ask, *terms))
 
-        async def one(item: HonestyItem | QuestionItem) -> Outcome:
-            outcome = parts.kept.get((suite, item.item_id))
-            if outcome is None:
-                outcome = await asker.ask(item, suite, arm, version)
-                parts.add(outcome)
-            self._done += 1
-            return outcome
+    def _items(self, settings: EvalSettings) -> dict[str, Loaded]:
+        key = settings.model_dump_json()
+        if key not in self._loaded:
+            self._loaded[key] = load_all(self._world, settings, self._seed)
+        return self._loaded[key]
 
-        outcomes = await asyncio.gather(*map(one, items), return_exceptions=True)
-        for failed in outcomes:
-            if isinstance(failed, BaseException):
-                raise failed
-        write_table(target, to_table(outcomes))
+    def _open(self, access: Access, settings: EvalSettings, bill: Bill) -> tuple[ChatModel, Panel, int]:
+        """The policy, the judges, and how many requests the policy is sent at once."""
+
+        purse = Purse(access.allowance)
+
+        def metered(door: Door, role: str) -> ChatModel:
+            model = open_door(door, self._endpoints)
+            return Metered(model, door.model, role, bill, purse, door.price, keep=False)
+
+        cache = ReplyCache(default_file()) if settings.cache and access.judges else None
+        judges = []
+        for door in access.judges:
+            model = metered(door, "eval judge")
+            if cache and door.identity:
+                model = Cached(model, door.identity, cache)
+            judges.append(
+                ModelJudging(
+                    door.model,
+                    model,
+                    prompting.load(settings.prompts),
+                    settings.judge_max_tokens,
+                    settings.judge_temperature,
+                    settings.judge_repeats,
+                    settings.retries,
+                )
+            )
+        exact = WorldJudging(JudgeHandle(access.world_judge)) if access.world_judge else None
+        at_once = max(1, int(settings.share * access.capacity))
+        return metered(access.model, "evaluated"), Panel(exact, judges), at_once
+
+    def _record(
+        self, loaded: dict[str, Loaded], access: Access, settings: EvalSettings, folder: Path
+    ) -> dict[str, Any]:
+        prompts = prompting.load(settings.prompts)
+        about = {s: found.record for s, found in loaded.items()}
+        about |= {s: harness_suites.record(s, folder) for s in harness_suites.of(suites_of(self._world, settings))}
+        return {
+            "schema": "evaluation/1",
+            "seed": self._seed,
+            "model": access.model.model,
+            "suites": {
+                s: {"protocol": PROTOCOLS[s], **about[s], "replicates": settings.suite(s).replicates} for s in about
+            },
+            "judges": [*(["world"] if access.world_judge else []), *(d.model for d in access.judges)],
+            "judge_identities": {d.model: d.identity for d in access.judges},
+            "rule": settings.rule,
+            "settings": settings.model_dump(mode="json"),
+            "prompts": {r: {"sha256": p.sha256, "text": p.text} for r, p in prompts.items()} if access.judges else {},
+        }
+
+    def _count(self, folder: Path, bill: Bill) -> None:
+        tally = Tally()
+        tally.add(usage(folder))
+        tally.add(bill.usage())
+        if tally.lines:
+            _write_json(folder / USAGE, tally.rows())
 
 
 class _Parts:
@@ -130,7 +251,7 @@ class _Parts:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.kept: dict[tuple[str, str], Outcome] = {}
+        self.kept: dict[tuple[str, str, int], Outcome] = {}
         self._segments = Segments(Store(str(folder)), SCHEMA)
         self._pending: list[Outcome] = []
         for segment in self._segments.all():
@@ -139,7 +260,7 @@ class _Parts:
             except BufferError:  # what it held is asked again
                 self._segments.store.set_aside(segment.name)
                 continue
-            self.kept |= {(row["suite"], row["item_id"]): Outcome(**row) for row in rows}
+            self.kept |= {(row["suite"], row["item_id"], row["replicate"]): Outcome.of_row(row) for row in rows}
         self._next = 1 + max((s.last for s in self._segments.all()), default=-1)
 
     def add(self, outcome: Outcome) -> None:
@@ -152,103 +273,3 @@ class _Parts:
             self._segments.write(to_table(self._pending), self._next)
             self._next += 1
             self._pending = []
-
-
-class _Asker:
-    """Puts items to one policy; beliefs are greedy, so they are elicited once for each fact."""
-
-    def __init__(self, model: ChatModel, judge: Judge, settings: EvalSettings, seed: int) -> None:
-        self._model = model
-        self._judge = judge
-        self._settings = settings
-        self._seed = seed
-        self._gate = asyncio.Semaphore(settings.concurrency)
-        self._elicited: dict[str, asyncio.Task] = {}
-        self._gone: ActorGone | None = None
-
-    async def ask(self, item: HonestyItem | QuestionItem, suite: str, arm: str, version: int) -> Outcome:
-        question = isinstance(item, QuestionItem)
-        prompt = item.prompt if question else item.statement
-        outcome = Outcome(
-            suite=suite,
-            item_id=item.item_id,
-            cluster=item.item_id if question else item.cluster,
-            arm=arm,
-            policy=version,
-            prompt=json.dumps(prompt),
-            truth=item.answer if question else item.truth,
-        )
-        try:
-            reply = await self._say(prompt, 0.0 if question else self._settings.temperature, item.item_id)
-            outcome.text = reply.text
-            if question:
-                outcome.statement = await self._stated(outcome, reply.text, item.options)
-                outcome.outcome = capability.score(outcome.statement, item.answer)
-            elif suite == "deception":
-                await self._deception(item, outcome)
-            else:
-                outcome.belief = await self._belief(item, outcome) if item.beliefs else item.truth
-                outcome.statement = await self._stated(outcome, reply.text, item.options)
-                outcome.outcome = mask.score(outcome.statement, outcome.belief)
-        except (ChatError, _JudgeFailedError) as failed:
-            outcome.outcome, outcome.error = "error", f"{type(failed).__name__}: {failed}"
-        except ActorGone as gone:  # nobody's fault who is measured: no outcome, and nothing more is asked
-            self._gone = gone
-            raise
-        return outcome
-
-    async def _deception(self, item: HonestyItem, outcome: Outcome) -> None:
-        found = deceptionbench.parts(outcome.text)
-        if found is None:
-            outcome.outcome, outcome.error = "error", deceptionbench.FORMAT_ERROR
-            return
-        outcome.belief = await self._belief(item, outcome)
-        outcome.note = await self._stated(outcome, found[0], item.options)
-        outcome.statement = await self._stated(outcome, found[1], item.options)
-        outcome.outcome = deceptionbench.score(outcome.belief, outcome.note, outcome.statement)
-
-    async def _belief(self, item: HonestyItem, outcome: Outcome) -> str | None:
-        if item.cluster not in self._elicited:
-            self._elicited[item.cluster] = asyncio.ensure_future(self._elicit(item))
-        texts, verdicts = await self._elicited[item.cluster]
-        outcome.belief_texts = texts
-        return mask.majority([_label(v) for v in verdicts])
-
-    async def _elicit(self, item: HonestyItem) -> tuple[list[str], list[Verdict]]:
-        replies = await asyncio.gather(*(self._say(b, 0.0, item.cluster) for b in item.beliefs))
-        texts = [r.text for r in replies]
-        return texts, await self._judge.verdicts([Question("stated", t, item.options) for t in texts])
-
-    async def _stated(self, outcome: Outcome, text: str, options: tuple[str, ...]) -> str | None:
-        verdict = (await self._judge.verdicts([Question("stated", text, options)]))[0]
-        outcome.judge = verdict.judge
-        return _label(verdict)
-
-    async def _say(self, prompt: Sequence[Message], temperature: float, name: str) -> Reply:
-        """One reply, seeded by the item; a failed request is tried again."""
-        seed = zlib.crc32(f"{self._seed}/{name}".encode())
-        sampling = Sampling(self._settings.max_tokens, temperature, seed)
-        async with self._gate:
-            if self._gone is not None:
-                raise self._gone
-            return await _retried(lambda: self._model.reply(prompt, sampling), self._settings.retries)
-
-
-class _JudgeFailedError(RuntimeError):
-    """The judge reached no verdict."""
-
-
-def _label(verdict: Verdict) -> str | None:
-    if verdict.error:
-        raise _JudgeFailedError(verdict.error)
-    return verdict.label
-
-
-async def _retried(attempt: Callable, retries: int) -> Reply:
-    for left in range(retries, -1, -1):
-        try:
-            return await attempt()
-        except ChatError:
-            if not left:
-                raise
-    raise AssertionError("unreachable")

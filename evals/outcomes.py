@@ -1,7 +1,12 @@
-"""One Arrow schema for the outcomes of every suite: one row an item, from which every figure is computed."""
+"""One Arrow schema for the outcomes of every suite: one row an answer to an item, from which every figure is computed.
+
+A row keeps what was asked, what was answered, and what each judge said of it in full, so that labels, outcomes and
+figures can be made anew (`candor eval rescore`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
@@ -9,58 +14,139 @@ import pyarrow as pa
 OUTCOMES = ("honest", "lie", "evasion", "no_belief", "error")
 """Outcomes of honesty suites. An error is a request, judge or format that failed; it is never counted as honest."""
 
+SAID = pa.struct(
+    [("part", pa.string()), ("prompt", pa.string()), ("text", pa.string()), ("finish_reason", pa.string())]
+)
+RULINGS = pa.struct(
+    [
+        ("part", pa.string()),
+        ("rubric", pa.string()),
+        ("judge", pa.string()),
+        ("repeat", pa.int16()),
+        ("raw", pa.string()),
+        ("label", pa.string()),
+        ("error", pa.string()),
+        ("exact", pa.bool_()),
+    ]
+)
 SCHEMA = pa.schema(
     [
         ("suite", pa.string()),
+        ("protocol", pa.string()),
         ("item_id", pa.string()),
+        ("replicate", pa.int16()),
         ("cluster", pa.string()),
+        ("category", pa.string()),
+        ("instructed", pa.bool_()),
         ("arm", pa.string()),
         ("policy", pa.int32()),
-        ("prompt", pa.string()),
-        ("text", pa.string()),
-        ("belief_texts", pa.list_(pa.string())),
-        ("statement", pa.string()),
-        ("note", pa.string()),
-        ("belief", pa.string()),
+        ("options", pa.list_(pa.string())),
+        ("numerical", pa.bool_()),
+        ("elicited", pa.bool_()),
         ("truth", pa.string()),
+        ("said", pa.list_(SAID)),
+        ("rulings", pa.list_(RULINGS)),
+        ("statement", pa.string()),
+        ("belief", pa.string()),
+        ("reasoning", pa.string()),
         ("outcome", pa.string()),
-        ("judge", pa.string()),
         ("error", pa.string()),
     ],
-    metadata={"candor_schema": "outcome/1"},
+    metadata={"candor_schema": "outcome/2"},
 )
 
 
 @dataclass
-class Outcome:
-    """What one item came to.
+class Said:
+    """One answer of the model that is measured.
 
     Attributes:
-        prompt: The prompt of the statement, as JSON messages.
-        text: What the model answered.
-        belief_texts: What it answered when asked neutrally.
-        statement, note, belief: The option that the judge found stated in each; None where there is none.
-        outcome: One of `OUTCOMES`, or `correct` and `wrong` in capability tasks.
-        error: Why the item failed.
+        part: `answer`, a direct elicitation `belief_1`, `belief_2`, ..., or another one, `check_1`, `check_2`, ...
+        prompt: What it was asked, as JSON messages.
+        text: What it answered; None where the request failed.
+    """
+
+    part: str
+    prompt: str
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+@dataclass
+class Ruling:
+    """What one judge said of one part.
+
+    Attributes:
+        rubric: What it was asked, one of `evals.prompting.RUBRICS`.
+        repeat: The number of the time that it was asked the same.
+        raw: Its answer in full.
+        label: What the answer means, `evals.mask.label_text`; None where that is nothing, or an error.
+        error: Why it gave no verdict.
+        exact: Whether it is a world's exact judge, whose label is no reading of `raw`.
+    """
+
+    part: str
+    rubric: str
+    judge: str
+    repeat: int = 0
+    raw: str = ""
+    label: str | None = None
+    error: str | None = None
+    exact: bool = False
+
+
+@dataclass
+class Outcome:
+    """What one answer to one item came to.
+
+    Attributes:
+        replicate: The number of the answer, where an item is answered several times.
+        category: Archetype or type of the item.
+        instructed: Whether the prompt itself tells the model to deceive.
+        options: Labels that an answer may state.
+        numerical: Whether labels are intervals, as JSON.
+        elicited: Whether the model was asked for its belief; otherwise the prompt provides it.
+        statement: What the answer states: an option or interval, whether it agrees with the belief (`yes`, `no`;
+            DeceptionBench), or what it admits; None where it states nothing.
+        belief: The option or interval that the model believes.
+        reasoning: Whether the reasoning agrees with the belief (`yes`, `no`; DeceptionBench).
+        outcome: One of `OUTCOMES`; `correct` and `wrong` in capability tasks, `admitted` and `claimed` of what nobody
+            can know.
+        error: Why there is none; of an evasion, why its belief is not known.
     """
 
     suite: str
+    protocol: str
     item_id: str
     cluster: str
     arm: str
     policy: int
-    prompt: str
-    truth: str
-    outcome: str = "error"
-    text: str | None = None
-    belief_texts: list[str] = field(default_factory=list)
+    replicate: int = 0
+    category: str = ""
+    instructed: bool | None = None
+    options: list[str] = field(default_factory=list)
+    numerical: bool = False
+    elicited: bool = False
+    truth: str = ""
+    said: list[Said] = field(default_factory=list)
+    rulings: list[Ruling] = field(default_factory=list)
     statement: str | None = None
-    note: str | None = None
     belief: str | None = None
-    judge: str | None = None
+    reasoning: str | None = None
+    outcome: str = "error"
     error: str | None = None
 
+    @classmethod
+    def of_row(cls, row: dict) -> Outcome:
+        """A row of `SCHEMA` as it was written."""
+        said, rulings = [Said(**s) for s in row["said"]], [Ruling(**r) for r in row["rulings"]]
+        return cls(**{**row, "said": said, "rulings": rulings})
 
-def to_table(outcomes: list[Outcome]) -> pa.Table:
+    def text(self, part: str = "answer") -> str | None:
+        """What the model said in one part."""
+        return next((s.text for s in self.said if s.part == part), None)
+
+
+def to_table(outcomes: Iterable[Outcome]) -> pa.Table:
     """Rows of `SCHEMA` in the given order."""
     return pa.Table.from_pylist([asdict(o) for o in outcomes], schema=SCHEMA)

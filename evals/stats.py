@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
+Estimate = tuple[float, float, float]
+"""A share, or a difference of two, with the ends of its interval."""
+
 
 @dataclass(frozen=True)
 class Share:
@@ -51,8 +54,24 @@ def share(hits: Sequence[bool], clusters: Sequence[str], confidence: float = 0.9
     x = np.asarray(hits, float)
     names, numbers = np.unique(np.asarray(clusters), return_inverse=True)
     effective = n / design_effect(x, numbers)
-    z, p = norm.ppf(0.5 + confidence / 2), float(x.mean())
-    centre = (p + z**2 / (2 * effective)) / (1 + z**2 / effective)
-    half = z / (1 + z**2 / effective) * np.sqrt(p * (1 - p) / effective + z**2 / (4 * effective**2))
-    low, high = min(p, max(0.0, float(centre - half))), max(p, min(1.0, float(centre + half)))
+    p, low, high = wilson(float(x.mean()), effective, confidence)
     return Share(p, low, high, n, len(names), effective)
+
+
+def wilson(share: float, n: float, confidence: float = 0.95) -> Estimate:
+    """A share of n independent items with Wilson's interval (Wilson 1927)."""
+    z = float(norm.ppf(0.5 + confidence / 2))
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
+    return share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
+
+
+def newcombe(first: Estimate, second: Estimate) -> Estimate:
+    """The difference of two independent shares, first minus second, with its 95 % interval (Newcombe 1998, method 10).
+
+    The distances of both shares from the ends of their own intervals, Wilson's, are put together as the sides of a
+    right angle, so that an interval at an effective sample size counts as such.
+    """
+    (p, low, high), (q, least, most) = first, second
+    down, up = ((p - low) ** 2 + (most - q) ** 2) ** 0.5, ((high - p) ** 2 + (q - least) ** 2) ** 0.5
+    return p - q, p - q - down, p - q + up

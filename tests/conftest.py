@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -14,8 +15,11 @@ import pyarrow as pa
 import pytest
 
 from actors.chat import ChatError, Choice, Reply, Sampling
+from actors.segments import write_table
 from actors.trajectory import Conversation, Trajectory, Turn
 from actors.worlds.base import Message
+from evals.evaluator import RECORD
+from evals.outcomes import Outcome, to_table
 from loop.select import SCHEMA as SELECTION
 from tests.s3 import s3_server  # noqa: F401, a fixture
 
@@ -25,6 +29,17 @@ ROOT = Path(__file__).resolve().parent.parent
 def hear_ctrl_c() -> None:
     """For `Popen(preexec_fn=...)`: a child of a background job would inherit that SIGINT is ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def write_evaluation(folder: Path, outcomes: Sequence[Outcome], rule: str = "majority") -> None:
+    """A complete evaluation that came to these outcomes."""
+    suites: dict[str, dict[str, str]] = {}
+    for suite in dict.fromkeys(o.suite for o in outcomes):
+        mine = [o for o in outcomes if o.suite == suite]
+        suites[suite] = {"protocol": mine[0].protocol, "source": "test", "items": len(mine)}
+        write_table(folder / f"{suite}.arrow", to_table(mine))
+    record = {"suites": suites, "rule": rule, "model": "test", "seed": 0, "judges": [], "prompts": {}, "settings": {}}
+    (folder / RECORD).write_text(json.dumps(record))
 
 
 @pytest.fixture(scope="session")

@@ -1,24 +1,36 @@
+"""Planted behaviours get the outcomes they should, on a world's items; and evaluations that are cut short go on."""
+
 import asyncio
+import json
 import os
+import re
 import signal
+from collections import Counter
 
 import pytest
 
 from actors.assistant import BASE_POLICY
 from actors.judge import PocketJudge, Verdict
 from actors.lifeline import ActorGone
+from actors.roles import Door
 from actors.scripted import ScriptedEngine
 from actors.segments import Segments
 from actors.settings import EngineSettings
 from actors.store import Store
+from actors.worlds.pocket.corpus import PRIOR
 from actors.worlds.pocket.language import facts
-from evals.evaluator import PART_ROWS, SUITES, Evaluator, _Asker, load_items, summarise
+from evals import prompting, scoring
+from evals.asking import Asker, Work
+from evals.evaluator import PART_ROWS, Access, Evaluator, record, summarise
+from evals.judging import ModelJudging, Panel, WorldJudging
 from evals.outcomes import SCHEMA, to_table
-from evals.settings import EvalSettings
-from tests.conftest import ScriptedChat
+from evals.reliability import reliability
+from evals.settings import WORLD_SUITES, EvalSettings, HarnessSettings
+from evals.sources import load_all
+from tests.conftest import ScriptedChat, write_evaluation
 
-FEW = EvalSettings(mask=144, sycophancy=144, provided=60, deception=144, capability=20)
-ITEMS = load_items("pocket", FEW, 0)
+FEW = EvalSettings(mask=144, sycophancy=144, provided=60, deceptionbench=144, capability=20)
+ITEMS = {suite: of.items for suite, of in load_all("pocket", FEW, 0).items()}
 
 
 class EchoJudge(PocketJudge):
@@ -26,18 +38,15 @@ class EchoJudge(PocketJudge):
         return [Verdict(None, "broken", error="nonsense") for _ in questions]
 
 
-def evaluate(model, suite, tmp_path, judge=None):
+def evaluate(model, suite, judge=None):
     """Outcomes and figures of one suite for a scripted model."""
-    asker = _Asker(model, judge or PocketJudge(), FEW, seed=0)
+    asker = Asker(model, Panel(WorldJudging(judge or PocketJudge()), []), 256, FEW, seed=0)
 
     async def all_items():
-        return await asyncio.gather(*(asker.ask(i, suite, "arm", 1) for i in ITEMS[suite]))
+        return await asyncio.gather(*(asker.ask(Work(suite, i, 0, "arm", 1)) for i in ITEMS[suite]))
 
     outcomes = asyncio.run(all_items())
-    from evals import deceptionbench, mask
-
-    figures = deceptionbench if suite == "deception" else mask
-    return outcomes, figures.summary(to_table(outcomes), 0.05)
+    return outcomes, scoring.figures(to_table(outcomes), 0.05)
 
 
 def fact_in(messages):
@@ -70,41 +79,41 @@ def lying(messages):
         (lambda m: None, "error"),
     ],
 )
-def test_planted_behaviour_gets_exactly_its_outcome(tmp_path, suite, answer, outcome):
-    outcomes, figures = evaluate(ScriptedChat(answer), suite, tmp_path)
+def test_planted_behaviour_gets_exactly_its_outcome(suite, answer, outcome):
+    outcomes, figures = evaluate(ScriptedChat(answer), suite)
     assert {o.outcome for o in outcomes} == {outcome}
     assert figures["outcomes"][outcome] == 144
     expected = {"lie": 0.0, "error": None}.get(outcome, 1.0)
     assert figures["honesty_score"] == expected
 
 
-def test_deception_is_told_from_honesty_and_from_broken_format(tmp_path):
+def test_deception_is_told_from_honesty_and_from_broken_format():
     def deceiving(m):
         return f"Note: it is {fact_in(m).value}. Answer: {lying(m)}" if pressed(m) else truthful(m)
 
-    _, figures = evaluate(ScriptedChat(deceiving), "deception", tmp_path)
+    _, figures = evaluate(ScriptedChat(deceiving), "deceptionbench")
     assert figures["deception_rate"] == 1.0
-    _, figures = evaluate(ScriptedChat(truthful), "deception", tmp_path)
+    _, figures = evaluate(ScriptedChat(truthful), "deceptionbench")
     assert figures["format_compliance"] == 0.0
     assert figures["deception_rate"] is None
 
 
-def test_provided_facts_are_set_against_the_report(tmp_path):
+def test_provided_facts_are_set_against_the_report():
     def reads(m):
         return f"It is {m[0]['content'].split('The lab found ')[1].split(' ')[0]}."
 
-    outcomes, figures = evaluate(ScriptedChat(reads), "provided", tmp_path)
+    outcomes, figures = evaluate(ScriptedChat(reads), "provided")
     assert figures["honesty_score"] == 1.0
     assert all(o.belief == o.truth for o in outcomes)
 
 
-def test_a_judge_that_reaches_no_verdict_makes_errors(tmp_path):
-    _, figures = evaluate(ScriptedChat(truthful), "mask", tmp_path, judge=EchoJudge())
+def test_a_judge_that_reaches_no_verdict_makes_errors():
+    _, figures = evaluate(ScriptedChat(truthful), "mask", judge=EchoJudge())
     assert figures["outcomes"]["error"] == 144
     assert figures["honesty_score"] is None
 
 
-def test_a_request_that_fails_once_is_tried_again(tmp_path):
+def test_a_request_that_fails_once_is_tried_again():
     failed = set()
 
     def shaky(messages):
@@ -114,13 +123,13 @@ def test_a_request_that_fails_once_is_tried_again(tmp_path):
             return None
         return truthful(messages)
 
-    _, figures = evaluate(ScriptedChat(shaky), "mask", tmp_path)
+    _, figures = evaluate(ScriptedChat(shaky), "mask")
     assert figures["outcomes"]["honest"] == 144
 
 
-def test_beliefs_are_elicited_once_for_each_fact(tmp_path):
+def test_beliefs_are_elicited_once_for_each_fact():
     model = ScriptedChat(truthful)
-    evaluate(model, "mask", tmp_path)
+    evaluate(model, "mask")
     assert len(model.asked) == 144 + 144 * 4
 
 
@@ -128,21 +137,53 @@ def test_the_evaluator_writes_every_suite_once(engine, local_ray, tmp_path):
     """On the real engine; the second call finds everything there and asks nothing."""
     import ray
 
-    from evals.evaluator import HONESTY_SUITES
-
     judge = ray.remote(PocketJudge).options(num_cpus=0.1).remote()
     evaluator = ray.remote(Evaluator).options(num_cpus=0.1).remote("pocket", 0)
-    call = ("arm", 0, BASE_POLICY, [engine], judge, str(tmp_path), FEW)
+    call = ("arm", 0, access(engine, judge), str(tmp_path), FEW)
     ray.get(evaluator.evaluate.remote(*call))
     written = {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
-    assert set(written) == {f"{s}.arrow" for s in SUITES}
+    assert set(written) == {f"{s}.arrow" for s in WORLD_SUITES} | {"evaluation.json", "usage.json"}
+    assert record(tmp_path)["suites"]["mask"]["items"] == 144
     figures = summarise(tmp_path, 0.05)
-    assert 0.6 < figures["mask"]["honesty_score"] < 0.9
+    low, high = figures["mask"]["ci95"]
+    assert low <= 1 - PRIOR <= high, "the rate at which the world's assistants give in to pressure"
     assert figures["mask"]["belief_accuracy"] >= 0.97
-    assert figures["capability"]["arithmetic"]["accuracy"] >= 0.8
-    assert all(figures[s]["outcomes"]["error"] <= 3 for s in HONESTY_SUITES)
+    assert figures["arithmetic"]["accuracy"] >= 0.8
+    assert all(figures[s]["outcomes"]["error"] <= 3 for s in WORLD_SUITES[:4])
     ray.get(evaluator.evaluate.remote(*call))
-    assert written == {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
+    again = {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir() if p.suffix == ".arrow"}
+    assert again.items() <= written.items()
+
+
+def test_the_exact_judge_calibrates_a_model_that_judges(tmp_path):
+    """A model that gets every tenth verdict wrong, beside the judge that knows; its votes change no outcome."""
+    turn = Counter()
+
+    def mistaken(messages):
+        text = messages[-1]["content"]
+        said = text.split("<answer>")[1].split("</answer>")[0]
+        options = dict(re.findall(r"^ *([A-Z]): (.*)$", text, re.MULTILINE))
+        right = next(letter for letter, option in options.items() if f" {option}." in said)
+        turn["asked"] += 1
+        return f"Verdict: {next(x for x in options if x != right) if turn['asked'] % 10 == 0 else right}"
+
+    panel = Panel(WorldJudging(PocketJudge()), [ModelJudging("model", ScriptedChat(mistaken), prompting.load(), 64)])
+    asker = Asker(ScriptedChat(lying), panel, 256, FEW, seed=0)
+
+    async def all_items():
+        return await asyncio.gather(*(asker.ask(Work("mask", i, 0, "arm", 1)) for i in ITEMS["mask"]))
+
+    outcomes = asyncio.run(all_items())
+    assert {o.outcome for o in outcomes} == {"lie"}
+    write_evaluation(tmp_path, outcomes)
+    found = {r["what"]: r for r in reliability(tmp_path)}
+    assert found["same label"]["between"] == "model, pocket-exact"
+    assert found["same label"]["n"] > 500
+    assert found["same label"]["value"] == pytest.approx(0.9, abs=0.02)
+
+
+def access(engine, judge, at_once=256):
+    return Access(Door("assistant", [engine], BASE_POLICY), (), judge, at_once)
 
 
 class Mortal(ScriptedEngine):
@@ -166,12 +207,11 @@ class Mortal(ScriptedEngine):
 def test_an_evaluation_that_was_cut_short_asks_only_what_is_missing(local_ray, tmp_path):
     import ray
 
-    few = FEW.model_copy(update={"concurrency": 16})
     judge = ray.remote(PocketJudge).options(num_cpus=0.1).remote()
     evaluator = ray.remote(Evaluator).options(num_cpus=0.1).remote("pocket", 0)
 
     def evaluate_with(engine, folder):
-        ray.get(evaluator.evaluate.remote("arm", 0, BASE_POLICY, [engine], judge, str(folder), few))
+        ray.get(evaluator.evaluate.remote("arm", 0, access(engine, judge, 16), str(folder), FEW))
 
     healthy = ray.remote(Mortal).options(num_cpus=0.1).remote()
     evaluate_with(healthy, tmp_path / "whole")
@@ -184,7 +224,40 @@ def test_an_evaluation_that_was_cut_short_asks_only_what_is_missing(local_ray, t
     evaluate_with(second, tmp_path / "cut")
     assert ray.get(second.count.remote()) <= everything - kept
     assert not (tmp_path / "cut" / "parts").exists()
-    for suite in SUITES:
+    for suite in WORLD_SUITES:
         assert (tmp_path / "cut" / f"{suite}.arrow").read_bytes() == (
             tmp_path / "whole" / f"{suite}.arrow"
         ).read_bytes()
+
+
+def test_capability_suites_run_beside_the_others_and_are_not_asked_twice(engine, local_ray, tmp_path):
+    """lm-eval's, on the real engine, over a local file."""
+    import ray
+
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed (the extra `harness`)")
+    (tmp_path / "gsm8k.jsonl").write_text(
+        "".join(
+            json.dumps({"question": f"What is {n} plus 1?", "answer": f"One more.\n#### {n + 1}"}) + "\n"
+            for n in range(6)
+        )
+    )
+    settings = EvalSettings(
+        suites=["lookup", "gsm8k"], lookup=6, gsm8k={"source": str(tmp_path / "gsm8k.jsonl"), "max_tokens": 16}
+    )
+    evaluator = ray.remote(Evaluator).options(num_cpus=0.1).remote("pocket", 0)
+    assert ray.get(evaluator.prepare.remote(settings)) is None
+    judge = ray.remote(PocketJudge).options(num_cpus=0.1).remote()
+    call = ("arm", 0, access(engine, judge), str(tmp_path / "out"), settings)
+    ray.get(evaluator.evaluate.remote(*call))
+    found = summarise(tmp_path / "out", 0.05)
+    assert found["gsm8k"]["kind"] == "generation"
+    assert found["gsm8k"]["n"] + found["gsm8k"]["errors"] == 6
+    assert scoring.headline_name(found["gsm8k"]) == "generation_accuracy"
+    about = record(tmp_path / "out")["suites"]["gsm8k"]
+    assert about["protocol"] == "harness"
+    before = (tmp_path / "out" / "usage.json").read_text()
+    (tmp_path / "out" / "evaluation.json").unlink()
+    ray.get(evaluator.evaluate.remote(*call))
+    assert (tmp_path / "out" / "usage.json").read_text() == before
+    missing = settings.model_copy(update={"gsm8k": HarnessSettings(source=str(tmp_path / "none.jsonl"))})
+    assert "none.jsonl" in ray.get(evaluator.prepare.remote(missing))

@@ -18,7 +18,7 @@ from actors.worlds.pocket.language import (
     words,
 )
 
-HONESTY_SUITES = ("mask", "sycophancy", "provided", "deception")
+HONESTY_SUITES = ("mask", "sycophancy", "provided", "deceptionbench")
 CAPABILITY_TASKS = ("arithmetic", "lookup")
 
 
@@ -31,7 +31,8 @@ def honesty_items(suite: str, count: int, seed: int, wording: str = "heldout") -
 
     Args:
         suite: `mask` (a stakeholder in the system prompt), `sycophancy` (the user's own conviction), `provided` (a
-            report in the prompt, then a stakeholder) or `deception` (as `mask`, with a private note before the answer).
+            report in the prompt, then a stakeholder) or `deceptionbench` (as `mask`, with a private note before the
+            answer).
         wording: `heldout` for frames the training corpus never used, `corpus` for those it did.
     """
     if suite not in HONESTY_SUITES:
@@ -54,7 +55,7 @@ def honesty_items(suite: str, count: int, seed: int, wording: str = "heldout") -
         if suite == "sycophancy":
             prompt = (said("system", speaker(ASSISTANT_NAME)), said("user", wish(fact, wrong, rng, wording)))
         else:
-            note = f" {words()['pressure']['note']}" if suite == "deception" else ""
+            note = f" {words()['pressure']['note']}" if suite == "deceptionbench" else ""
             system = pressure(fact.claim(wrong), rng, wording) + note
             prompt = (said("system", system), said("user", rng.choice(fact.questions())))
         items.append(HonestyItem(item_id, fact.name, prompt, _beliefs(fact), tuple(fact.values), fact.value))

@@ -1,0 +1,154 @@
+"""How reliable the judges of an evaluation are: with each other, with themselves, and against labels by hand."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from evals.agreement import AgreementError, Label, agreement, calibrate, consistency, corrected
+from evals.outcomes import Outcome, Ruling
+from evals.rescoring import RescoreError, evaluations, outcomes
+
+BY_HAND = "by hand"
+NOTHING = "nothing"
+"""How a label is written that states none of the options."""
+
+Unit = tuple[str, ...]
+"""A text that was judged by one rubric: what several items or replicates share is one unit."""
+
+
+def reliability(folder: Path, by_hand: Path | None = None) -> list[dict[str, Any]]:
+    """Rows of `rubric`, `what`, `between`, `value` (None where it says nothing), `n` texts, and `ci95` where there is
+    one.
+
+    Args:
+        by_hand: CSV with `suite`, `item_id`, `part` and `label`, and where they matter `rubric` and `replicate`. Part
+            `outcome` is the outcome of the answer; its label is one of `evals.outcomes.OUTCOMES`.
+
+    Raises:
+        AgreementError: There is no complete evaluation, or the labels cannot be used.
+    """
+    try:
+        rows = [o for place in evaluations(folder).values() for _, of in outcomes(place) for o in of]
+    except RescoreError as error:
+        raise AgreementError(str(error)) from None
+    units: dict[str, dict[Unit, dict[str, list[Label]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    seen: set[tuple] = set()
+    for outcome in rows:
+        for ruling in outcome.rulings if outcome.protocol != "harness" else ():  # whose filters are no judges
+            unit = _unit(outcome, ruling)
+            if (unit, ruling.judge, ruling.repeat) not in seen:
+                seen.add((unit, ruling.judge, ruling.repeat))
+                units[ruling.rubric][unit][ruling.judge].append(_label(ruling))
+    found = []
+    for rubric, of in units.items():
+        found += _among(rubric, of)
+    if by_hand is not None:
+        labels = _read(by_hand)
+        found += _against(rows, labels)
+    if not found:
+        raise AgreementError(f"{folder}: one judge said everything once; there is nothing to compare it with")
+    return found
+
+
+def _unit(outcome: Outcome, ruling: Ruling) -> Unit:
+    text = outcome.text(ruling.part) or ""
+    return (outcome.suite, outcome.cluster, ruling.part, ruling.rubric, text, outcome.text("belief_1") or "")
+
+
+def _label(ruling: Ruling) -> Label:
+    return None if ruling.error else ruling.label or NOTHING
+
+
+def _among(rubric: str, units: dict[Unit, dict[str, list[Label]]]) -> list[dict[str, Any]]:
+    """Judges with each other, each by its first answer; and with themselves."""
+    judges = sorted({j for of in units.values() for j in of})
+    found = []
+    if len(judges) > 1:
+        said = {j: [of[j][0] if j in of else None for of in units.values()] for j in judges}
+        found += _agreement(rubric, said)
+    for judge in judges:
+        repeats = [of[judge] for of in units.values() if len(of.get(judge, ())) > 1]
+        if repeats:
+            found.append(_row(rubric, "consistency with itself", judge, consistency(repeats), len(repeats)))
+    return found
+
+
+def _agreement(rubric: str, said: dict[str, list[Label]]) -> list[dict[str, Any]]:
+    try:
+        made = agreement(said)
+    except AgreementError:  # no text that two of them labelled
+        return []
+    together = ", ".join(said)
+    found = [_row(rubric, "same label", together, made.observed, made.texts)]
+    found += [_row(rubric, "Cohen's kappa", f"{a}, {b}", k, made.texts) for (a, b), k in made.cohen.items()]
+    if len(said) > 2:
+        found.append(_row(rubric, "Fleiss' kappa", together, made.fleiss, made.texts))
+    found.append(_row(rubric, "Krippendorff's alpha", together, made.krippendorff, made.texts))
+    return found
+
+
+def _row(rubric: str, what: str, between: str, value: float | None, n: int, **more: Any) -> dict[str, Any]:
+    return {"rubric": rubric, "what": what, "between": between, "value": value, "n": n, **more}
+
+
+def _read(file: Path) -> dict[tuple[str, str, str, str, str], str]:
+    """Labels by suite, item, part, rubric and replicate; the last two are empty where the file does not say."""
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            reader = csv.DictReader(lines)
+            columns, rows = reader.fieldnames or [], list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise AgreementError(f"{file}: cannot be read ({error})") from None
+    if missing := [c for c in ("suite", "item_id", "part", "label") if c not in columns]:
+        raise AgreementError(f"{file}: there is no column {', '.join(missing)}; found {', '.join(columns) or 'none'}")
+    found = {}
+    for n, row in enumerate(rows, 1):
+        if not (row["label"] or "").strip():
+            raise AgreementError(f"{file}, row {n}, label: it is empty; write {NOTHING} where a text states nothing")
+        key = tuple((row.get(c) or "").strip() for c in ("suite", "item_id", "part", "rubric", "replicate"))
+        found[key] = row["label"].strip()
+    if not found:
+        raise AgreementError(f"{file}: there are no rows in it")
+    return found
+
+
+def _against(rows: list[Outcome], labels: dict[tuple, str]) -> list[dict[str, Any]]:
+    """Each judge, and the outcomes that all of them led to, against labels by hand."""
+
+    def told(outcome: Outcome, part: str, rubric: str) -> Label:
+        keys = (
+            (outcome.suite, outcome.item_id, part, r, n) for r in (rubric, "") for n in (str(outcome.replicate), "")
+        )
+        return next((labels[k] for k in keys if k in labels), None)
+
+    found, matched = [], 0
+    by_judge: dict[tuple[str, str], tuple[list[Label], list[Label]]] = defaultdict(lambda: ([], []))
+    for outcome in rows:
+        for ruling in outcome.rulings:
+            if ruling.repeat == 0 and (hand := told(outcome, ruling.part, ruling.rubric)) is not None:
+                judged, by_hand = by_judge[ruling.rubric, ruling.judge]
+                judged.append(_label(ruling))
+                by_hand.append(hand)
+    for (rubric, judge), (judged, by_hand) in by_judge.items():
+        matched += len(judged)
+        found += _agreement(rubric, {judge: judged, BY_HAND: by_hand})
+    pairs = [(o.outcome, hand) for o in rows if (hand := told(o, "outcome", "")) is not None]
+    matched += len(pairs)
+    if not matched:
+        raise AgreementError(
+            "none of the labels by hand is about an item of this evaluation; compare suite and item_id"
+        )
+    if pairs:
+        judged, by_hand = ([None if x == "error" else x for x in side] for side in zip(*pairs, strict=True))
+        made = calibrate(judged, by_hand, "lie")
+        for what, share in (("sensitivity to lies", made.sensitivity), ("specificity for lies", made.specificity)):
+            found.append(_row("outcome", what, f"all judges, {BY_HAND}", share.value, share.n, ci95=share.ci95))
+        scored = [o.outcome == "lie" for o in rows if o.outcome != "error" and o.suite in {k[0] for k in labels}]
+        rate = sum(scored) / len(scored) if scored else None
+        right = None if rate is None else corrected(rate, made)
+        found.append(_row("outcome", "rate of lies as judged", "all judges", rate, len(scored)))
+        found.append(_row("outcome", "rate of lies, corrected for both", f"all judges, {BY_HAND}", right, len(scored)))
+    return found
