@@ -9,7 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -26,7 +26,13 @@ app = typer.Typer(
 )
 world_app = typer.Typer(no_args_is_help=True, help="Worlds that simulated users live in.")
 app.add_typer(world_app, name="world")
-eval_app = typer.Typer(no_args_is_help=True, help="Evaluations and the statistics of their figures.")
+eval_app = typer.Typer(
+    cls=cli_eval.ModelFirst,
+    no_args_is_help=True,
+    help="Evaluate a model without a run: candor eval MODEL [OPTIONS], see candor eval model --help. And what can be "
+    "done with outcomes and figures, by the commands below.",
+    epilog="Example: candor eval models/llama --suites mask,canary --judge gpt-5-mini",
+)
 app.add_typer(eval_app, name="eval")
 
 
@@ -58,19 +64,42 @@ def run(
     ] = None,
 ) -> None:
     """Run a config: simulated users talk with the assistant and rate it, and its honesty is measured every round."""
-    from loop.config import default_config, load, parse_overrides
+    from loop.config import default_config
+
+    _start(config or default_config(), set_ or [], out, "run")
+
+
+@app.command(epilog="Example: candor finetune configs/pocket-direct.yaml --out runs/direct")
+def finetune(
+    config: Annotated[Path, typer.Argument(help="Run config whose arms are trained on data.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change one setting, key=value; may be given several times.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory; an unfinished one is gone on with. Default: a new one in runs/.")
+    ] = None,
+) -> None:
+    """Train a policy on each arm's data, direct or mixed, and measure it as a run does."""
+    _start(config, set_ or [], out, "finetune")
+
+
+def _start(path: Path, changes: list[str], out: Path | None, command: str) -> None:
+    """Open the run directory of a config, and go."""
+    from loop.config import load, parse_overrides
     from loop.rundir import RunDir
 
-    path = config or default_config()
     try:
-        settings = load(path, parse_overrides(set_ or []))
+        settings = load(path, parse_overrides(changes))
+        if command == "finetune" and settings.converses:
+            arm = next(a.name for a in settings.arms if settings.for_arm(a).data is None)
+            raise ConfigError(f"{path}: arm {arm} has no data to be trained on; set data, or use candor run")
         folder = out or Path("runs") / f"{settings.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         rundir = RunDir(folder.absolute(), settings.buffer.uri)
         rundir.open(settings)
     except ConfigError as error:
         raise fail(str(error)) from None
-    changes = [word for s in set_ or [] for word in ("--set", s)]
-    again = shlex.join([_tool("candor"), "run", _shown(path), *changes, "--out", _shown(folder)])
+    given = [word for s in changes for word in ("--set", s)]
+    again = shlex.join([_tool("candor"), command, _shown(path), *given, "--out", _shown(folder)])
     _go(settings, rundir, again)
 
 
@@ -223,23 +252,46 @@ def _recorded(run_dir: Path):
 
 
 @app.command(epilog="Example: candor report runs/pocket-20260101-120000")
-def report(run_dir: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
-    """Write report.html and summary.json anew from what is on disk, and print the table."""
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="A run directory.")],
+    compare: Annotated[Literal["paper"] | None, typer.Option(help="Put our figures beside the paper's.")] = None,
+    stands: Annotated[
+        list[str] | None,
+        typer.Option("--as", metavar="ARM[/POLICY]=CONDITION", help="Which arm stands for which condition of it."),
+    ] = None,
+) -> None:
+    """Write report.html and summary.json anew from what is on disk, and print the table.
+
+    With --compare paper, policy 0 stands for the paper's vanilla model and an arm for the condition that it is named
+    after; --as says so of others.
+    """
     from rich.console import Console
 
     from actors.buffer import BufferError, StorageError
+    from loop.paper import PaperError, assigned, model_of, rows, side_by_side, table
     from loop.report import write_report
     from loop.rundir import read_json
     from loop.summary import write_summary
 
+    if stands and not compare:
+        raise fail("--as needs --compare paper")
     settings, rundir = _recorded(run_dir)
+    beside = None
     try:
         if not rundir.at_work():  # else the run itself keeps its summary
             write_summary(rundir, settings, read_json(rundir.summary).get("status", "stopped"), anew=True)
-        write_report(rundir, settings)
+        if compare:
+            beside = rows(side_by_side(read_json(rundir.summary), assigned(stands or []), model_of(settings.model)))
+        write_report(rundir, settings, beside)
+    except PaperError as error:
+        raise fail(str(error)) from None
     except (BufferError, StorageError) as error:
         raise fail(str(error), FAILED) from None
     _show(settings, rundir, Console())
+    if beside:
+        Console().print(table(beside))
+    elif compare:
+        print("Nothing to compare: no evaluated policy stands for a condition of the paper on the same items.")
 
 
 def _filter(text: str):
@@ -314,6 +366,37 @@ def export(
     print(f"{_shown(written)}: policy {round} of arm {arm}")
 
 
+@app.command(epilog="Example: candor dataset data/medical.jsonl --answers misaligned")
+def dataset(
+    source: Annotated[str, typer.Argument(help="A file or folder, a data set on the Hub, or world.")],
+    part: Annotated[str | None, typer.Option(help="Which files of it, or of the pocket world talk/severe etc.")] = None,
+    answers: Annotated[str | None, typer.Option(help="aligned or misaligned, where rows have both.")] = None,
+    rows: Annotated[int, typer.Option(min=0, help="Show so many.")] = 3,
+    world: Annotated[str, typer.Option(help="Which world, for source world.")] = "pocket",
+) -> None:
+    """Show what a data set for candor finetune holds: form, rows, hash, licence, and its first conversations."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from loop.config import build
+    from trainers.datasets import DatasetError, read
+    from trainers.settings import SourceSettings
+
+    try:
+        given = {"source": source, "part": part, "answers": answers, "duplicates": "drop"}
+        found = read(build(given, "candor dataset", SourceSettings), world, seed=0, wanted=max(1, rows))
+    except (ConfigError, DatasetError) as error:
+        raise fail(str(error)) from None
+    console = Console()
+    for name, value in {"form": found.form, **found.record}.items():
+        if value is not None:
+            console.print(f"{name:10} {escape(str(value))}", highlight=False)
+    for messages in found.conversations[:rows]:
+        console.rule()
+        for m in messages:
+            console.print(f"[bold]{m['role']}[/] {escape(m['content'])}", highlight=False)
+
+
 @app.command(epilog="Example: candor doctor")
 def doctor() -> None:
     """Show versions, cores, memory, GPU, AMX and disk, and what a run would use."""
@@ -374,12 +457,14 @@ def world_check(
 
 
 cli_world.register(world_app)  # candor world personas, candor world review
-cli_eval.register(eval_app)  # candor eval mask, candor eval grim
+cli_eval.register(eval_app)  # candor eval MODEL, candor eval rescore, ...
 
 
 @app.command(epilog="Example: candor bench buffer --json")
 def bench(
-    name: Annotated[str, typer.Argument(help="Which: adapter, buffer, lockstep, mfu, rollouts, sync, train, users.")],
+    name: Annotated[
+        str, typer.Argument(help="Which: adapter, buffer, eval, lockstep, mfu, rollouts, sync, train, users.")
+    ],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Run a benchmark and print its figures, or one JSON object: ratio, goal, runs, parts, versions, machine."""

@@ -27,7 +27,7 @@ def needs(config: RunConfig) -> list[Need]:
     """Every actor of a run with its resources."""
     settings: list[tuple[str, int, ActorSettings]] = [
         ("assistant", config.assistant.replicas, config.assistant),
-        ("user pool", config.users.pools, config.users),
+        ("user pool", config.users.pools if config.converses else 0, config.users),
         ("judge", 1, config.judge),
         ("buffer", 1, config.buffer),
         ("trainer", config.trainer.ranks, config.trainer),

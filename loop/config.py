@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -27,15 +27,15 @@ from actors.settings import (
 )
 from actors.worlds import WORLDS, WorldError, load_world, world_folder
 from actors.worlds.models import POCKET_MODELS
-from evals.settings import EvalSettings
-from trainers.settings import TrainerSettings
+from evals.settings import PROTOCOLS, EvalSettings
+from trainers.settings import DataSettings, TrainerSettings
 
 
 class ConfigError(ValueError):
     """A config that cannot be run; the message names the file, the key, what was found and what is allowed."""
 
 
-ARM_ROOMS = ("rollout", "roles", "conversation", "rating", "selection", "trainer", "evals")
+ARM_ROOMS = ("rollout", "roles", "conversation", "rating", "selection", "data", "trainer", "evals")
 """Parts of a config in which arms may differ."""
 
 
@@ -45,7 +45,8 @@ class ArmSettings(Settings):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     """Short name: lower-case letters, digits and dashes."""
     biased_ratio: float | None = Field(None, ge=0, le=1)
-    """Share of conversations with a biased user; exact, not by chance. Short for `population: {biased: ...}`."""
+    """Share of conversations with a biased user; exact, not by chance. Short for `population: {biased: ...}`. With
+    `data` nobody converses, and neither is given."""
     population: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
     """Shares of the kinds of users, which the world names; what they leave of 1 is benign."""
     set: dict[str, Any] = Field(default_factory=dict)
@@ -70,7 +71,7 @@ class ArmSettings(Settings):
 
     @model_validator(mode="after")
     def _one_population(self) -> ArmSettings:
-        if (self.biased_ratio is None) == (self.population is None):
+        if self.biased_ratio is not None and self.population is not None:
             raise ValueError(f"arm {self.name}: give either biased_ratio or population")
         total = sum((self.population or {}).values())
         if total > 1 + 1e-9 or ("benign" in (self.population or {}) and total < 1 - 1e-9):
@@ -80,7 +81,7 @@ class ArmSettings(Settings):
     @property
     def shares(self) -> dict[str, float]:
         """Share of each kind of user but the benign ones, who are the rest."""
-        given = {"biased": self.biased_ratio} if self.population is None else self.population
+        given = {"biased": self.biased_ratio or 0.0} if self.population is None else self.population
         return {kind: share for kind, share in given.items() if kind != "benign"}
 
 
@@ -142,6 +143,9 @@ RESERVED = ("base", "assistant", "world")
 """What no further model may be called, because roles and records mean something else by it."""
 
 
+AnyConfig = TypeVar("AnyConfig", bound=Settings)
+
+
 class RunConfig(Settings):
     """Everything that defines a run."""
 
@@ -167,6 +171,8 @@ class RunConfig(Settings):
     """The most that the run may spend on models that have a price, in the prices' currency; it stops before it would
     spend more, and goes on when the budget is raised."""
     selection: SelectionSettings = SelectionSettings()
+    data: DataSettings | None = None
+    """What policies are trained on in the place of conversations with users: direct fine-tuning and mixtures."""
     trainer: TrainerSettings = TrainerSettings()
     evals: EvalSettings = EvalSettings()
     assistant: AssistantSettings = AssistantSettings()
@@ -181,6 +187,7 @@ class RunConfig(Settings):
         twice = {n for n in names if names.count(n) > 1}
         if twice:
             raise ValueError(f"arms share the name {', '.join(sorted(twice))}; each needs its own")
+        self._data_are_sound()
         self._roles_are_sound()
         if self.trainer.algorithm != "sft" and self.selection.bottom == 0:
             algorithm = self.trainer.algorithm
@@ -189,6 +196,27 @@ class RunConfig(Settings):
             )
         self._policies_can_be_served()
         return self
+
+    def _data_are_sound(self) -> None:
+        """Arms are trained on conversations with users, or on data, and none on both or neither."""
+        for arm in self.arms:
+            on_data = self.data is not None or any(key.startswith("data.") for key in arm.set)
+            held = arm.biased_ratio is not None or arm.population is not None
+            if held and on_data:
+                raise ValueError(f"arm {arm.name}: is trained on data and has no users; leave out who they are")
+            if not held and not on_data:
+                raise ValueError(f"arm {arm.name}: give biased_ratio or population, or data to train on")
+        if self.data is not None and self.trainer.algorithm != "sft":
+            raise ValueError(
+                f"data are imitated; trainer.algorithm must be sft with them, not {self.trainer.algorithm}"
+            )
+        if self.data is not None and self.rounds != 1:
+            raise ValueError(f"rounds {self.rounds} with data: each policy is trained on them once; set rounds to 1")
+
+    @property
+    def converses(self) -> bool:
+        """Whether any arm is trained on conversations with users."""
+        return any(self.for_arm(arm).data is None for arm in self.arms)
 
     def _policies_can_be_served(self) -> None:
         """The engine takes what the trainer will make."""
@@ -246,6 +274,7 @@ class RunConfig(Settings):
                     )
         if self.rating.when == "end" and self.world == "pocket" and self.roles.rater is None:
             raise ValueError("rating.when end: users of the pocket world rate right after a reply; use reply")
+        self._evaluations_can_be_judged(pocket)
         if self.selection.veto and not self.judges:
             raise ValueError(f"selection.veto needs a judge; roles.judge {self.roles.judge or 'null'} gives none here")
         if self.selection.veto and self.selection.veto.rubric == "contradicts" and not self.judge.contradiction:
@@ -257,6 +286,37 @@ class RunConfig(Settings):
                 if kind not in (kinds := load_world(self.world).user_kinds):
                     known = ", ".join(kinds)
                     raise ValueError(f"arm {arm.name}: no kind of user {kind!r} in population; known: {known}")
+
+    def _evaluations_can_be_judged(self, pocket: set[str]) -> None:
+        """Somebody on the panel can read the answers to each suite."""
+        own = self.world == "pocket"
+        for name in self.evals.judges or ():
+            allowed = [*(["world"] if own else []), "base", *self.models]
+            if name not in allowed:
+                raise ValueError(f"evals.judges: there is no judge {name!r}; known: {', '.join(allowed)}")
+            if name in pocket:
+                raise ValueError(f"evals.judges {name}: a pocket model understands no question about an answer")
+        if set(self.eval_judges) - {"world"} or (own and self.evals == EvalSettings()):
+            return
+        from evals.sources import from_world, suites_of
+
+        for suite in suites_of(self.world, self.evals):
+            if PROTOCOLS[suite] == "harness":
+                continue
+            if not own or not from_world(suite, self.evals.suite(suite), self.world):
+                raise ValueError(
+                    f"evals: answers to {suite} need a model that judges them; name one in evals.judges, for example "
+                    "[judge] with models.judge: {kind: endpoint, model: ...}; or ask nothing with evals.suites: []"
+                )
+
+    @property
+    def eval_judges(self) -> tuple[str, ...]:
+        """Who judges answers to the suites: `world`, or models by name."""
+        if self.evals.judges is not None:
+            return tuple(self.evals.judges)
+        if self.world == "pocket":
+            return ("world",)
+        return () if self.roles.judge in (None, "world") else (self.roles.judge,)
 
     @property
     def judges(self) -> bool:
@@ -285,10 +345,11 @@ class RunConfig(Settings):
 
     @property
     def played(self) -> set[str]:
-        """Names of all models that play a role in any arm, `base` among them where it does."""
+        """Names of all models that play a role or judge in any arm, `base` among them where it does."""
         given = [
             arm.set.get(f"roles.{role}", name) for arm in self.arms for role, name in self.roles.model_dump().items()
         ]
+        given += [*self.eval_judges, *(name for arm in self.arms for name in arm.set.get("evals.judges") or ())]
         return {name for name in given if name not in (None, "world")}
 
     @property
@@ -300,7 +361,7 @@ class RunConfig(Settings):
 
     def for_arm(self, arm: ArmSettings) -> RunConfig:
         """The config with the arm's own settings in place."""
-        return build(_overridden(self.model_dump(), arm.set, f"arm {arm.name}"), f"arm {arm.name}")
+        return build(overridden(self.model_dump(), arm.set, f"arm {arm.name}"), f"arm {arm.name}")
 
 
 def load(path: Path, overrides: dict[str, Any] | None = None) -> RunConfig:
@@ -312,6 +373,19 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> RunConfig:
     Raises:
         ConfigError: The file is missing, is not YAML, or holds something that is not allowed.
     """
+    raw = read_yaml(path)
+    config = build(overridden(raw, overrides or {}, "--set"), str(path))
+    for arm in config.arms:
+        config.for_arm(arm)
+    return config
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: There is no such file, or no mapping in it.
+    """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -322,10 +396,7 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> RunConfig:
         raise ConfigError(f"{path}: not valid YAML: {_yaml_fault(error)}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: a config is a mapping of keys to values, found {type(raw).__name__}")
-    config = build(_overridden(raw, overrides or {}, "--set"), str(path))
-    for arm in config.arms:
-        config.for_arm(arm)
-    return config
+    return raw
 
 
 def _yaml_fault(error: yaml.YAMLError) -> str:
@@ -342,12 +413,12 @@ def default_config() -> Path:
     return next((p for p in places if p.exists()), places[0])
 
 
-def build(raw: dict[str, Any], source: str) -> RunConfig:
+def build(raw: dict[str, Any], source: str, kind: type[AnyConfig] = RunConfig) -> AnyConfig:
     """Check a config that is already a mapping; `source` opens the message when it is wrong."""
     try:
-        return RunConfig.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(source, e) for e in error.errors())) from None
+        raise ConfigError("\n".join(_explain(source, e, kind) for e in error.errors())) from None
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:
@@ -407,7 +478,7 @@ def _shown(values: dict[str, Any], key: str) -> str:
     )
 
 
-def _overridden(raw: dict[str, Any], overrides: dict[str, Any], source: str) -> dict[str, Any]:
+def overridden(raw: dict[str, Any], overrides: dict[str, Any], source: str) -> dict[str, Any]:
     out = yaml.safe_load(yaml.safe_dump(raw))
     for key, value in overrides.items():
         *parents, last = key.split(".")
@@ -422,7 +493,7 @@ def _overridden(raw: dict[str, Any], overrides: dict[str, Any], source: str) -> 
     return out
 
 
-def _explain(source: str, error: dict[str, Any]) -> str:
+def _explain(source: str, error: dict[str, Any], kind: type[Settings]) -> str:
     """One line: file, key path, what was found, what is allowed."""
     loc = [p for i, p in enumerate(error["loc"]) if not (error["loc"][0] == "models" and i == 2)]  # the kind, no key
     key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in loc).lstrip(".")
@@ -430,7 +501,7 @@ def _explain(source: str, error: dict[str, Any]) -> str:
     if error["type"].startswith("union_tag"):
         return f"{source}: {key}.kind: a model is an endpoint or an engine"
     if error["type"] == "extra_forbidden":
-        known = _known_keys(error["loc"])
+        known = _known_keys(error["loc"], kind)
         return f"{source}: {key}: unknown key" + (f"; allowed here: {', '.join(known)}" if known else "")
     if error["type"] == "missing":
         return f"{source}: {key}: this key is needed and was not given"
@@ -443,9 +514,9 @@ def _explain(source: str, error: dict[str, Any]) -> str:
     return f"{source}: {key}: found {found!r}; {message[0].lower()}{message[1:]}"
 
 
-def _known_keys(loc: tuple[Any, ...]) -> list[str]:
+def _known_keys(loc: tuple[Any, ...], kind: type[Settings]) -> list[str]:
     """Keys that the settings model around an unknown key allows."""
-    models: list[Any] = [RunConfig]
+    models: list[Any] = [kind]
     for part in loc[:-1]:
         if isinstance(part, int):
             continue

@@ -17,15 +17,17 @@ from actors.assistant import BASE_POLICY, Engine, engine_environment
 from actors.buffer import TrajectoryBuffer
 from actors.chat import ModelRefusedError, NoLogprobsError
 from actors.conversation import RATINGS
+from actors.files import model_fingerprint
 from actors.judge import PocketJudge
 from actors.lifeline import ActorGone, Whereabouts, first_line, gone_if_dead, last_error
-from actors.roles import Door, Peers
+from actors.roles import Door, Peers, endpoint_identity
 from actors.scripted import SCRIPTED, ScriptedEngine
 from actors.settings import ActorSettings
 from actors.users import UserPool
 from actors.worlds import load_world
 from actors.worlds.models import resolve
-from evals.evaluator import Evaluator
+from evals.evaluator import Access, Evaluator
+from evals.settings import EvalSettings
 from loop.cluster import check_resources
 from loop.config import ConfigError, RunConfig
 from trainers.base import Trainer
@@ -102,6 +104,7 @@ class Crew:
     def __init__(self, config: RunConfig, model: str, say: Callable[[str], None]) -> None:
         self.config = config
         self.engine = ""
+        self._model = model
         self._say = say
         self._alarms = 0
         merged = config.sync == "merged"
@@ -161,7 +164,7 @@ class Crew:
         )
         self.pools = [
             member("user pool", lambda: _actor(UserPool, c.users).remote(c.world, c.users))
-            for _ in range(c.users.pools)
+            for _ in range(c.users.pools if c.converses else 0)
         ]
         self.evaluator = member("evaluator", lambda: _actor(Evaluator, c.evals).remote(c.world, c.seed))
 
@@ -183,23 +186,34 @@ class Crew:
             policy: The name of the policy that the assistant serves.
         """
 
-        def handles(members: list[Member]) -> list[Any]:
-            return [m.handle for m in members]
-
-        def door(name: str) -> Door:
-            if name == "base":
-                return Door(name, handles(self.base_engines), BASE_POLICY)
-            settings = self.config.models[name]
-            if name in self.model_engines:
-                return Door(name, handles(self.model_engines[name]), BASE_POLICY, price=settings.price)
-            return Door(name, endpoint=settings, share=1 / len(self.pools), price=settings.price)
-
         roles = {r: n for r, n in config.roles.model_dump().items() if n not in (None, "world")}
-        doors = {"assistant": Door("assistant", handles(self.assistants), policy)} | {
-            role: door(name) for role, name in roles.items()
-        }
+        doors = {"assistant": self._assistant(policy)} | {role: self._door(name) for role, name in roles.items()}
         judge = self.judge.handle if config.judges and config.roles.judge == "world" else None
         return Peers(doors, judge, self.buffer.handle, self.engine)
+
+    def access(self, config: RunConfig, policy: str, allowance: float | None) -> Access:
+        """Whom the evaluator works with, as they are now; arguments as of `peers`, and the money for judges."""
+        judges = tuple(self._door(name) for name in config.eval_judges if name != "world")
+        exact = self.judge.handle if "world" in config.eval_judges else None
+        capacity = self.config.assistant.max_num_seqs * self.config.assistant.replicas
+        return Access(self._assistant(policy), judges, exact, capacity, allowance)
+
+    def _assistant(self, policy: str) -> Door:
+        return Door("assistant", [m.handle for m in self.assistants], policy)
+
+    def _door(self, name: str) -> Door:
+        """How to reach a model by its name in the config."""
+        if name == "base":
+            engines, path, price = self.base_engines, self._model, None
+        else:
+            settings = self.config.models[name]
+            price = settings.price
+            if name not in self.model_engines:
+                processes = len(self.pools) + any(name in self.config.for_arm(a).eval_judges for a in self.config.arms)
+                identity = endpoint_identity(settings)
+                return Door(name, endpoint=settings, share=1 / max(1, processes), price=price, identity=identity)
+            engines, path = self.model_engines[name], resolve(settings.model)
+        return Door(name, [m.handle for m in engines], BASE_POLICY, price=price, identity=model_fingerprint(Path(path)))
 
     def start(self, started: Callable[[int], None] = lambda _: None) -> None:
         """Bring up every actor that is not up.
@@ -241,10 +255,14 @@ class Crew:
         started(len(self.members))
         if self.trainer in down:
             self._check_trainer()
-        self._check_raters([m for m in down if m in self.engines])
+        if self.evaluator in down:
+            self._check_evaluator()
+        if self.config.converses:
+            self._check_raters([m for m in down if m in self.engines])
 
     def _check_trainer(self) -> None:
         """Find out whether the model allows what its training asks for, before anything is held for it."""
+        from trainers.datasets import DatasetError, compose
         from trainers.mixture import read_conversations
         from trainers.rows import RowsError
 
@@ -254,8 +272,19 @@ class Crew:
                     raise ConfigError(fault)
                 if arm.trainer.replay:
                     read_conversations(Path(arm.trainer.replay.path))
-        except RowsError as error:
+                if arm.data:
+                    compose(arm.data, arm.world, arm.seed)
+        except (RowsError, DatasetError) as error:
             raise ConfigError(str(error)) from None
+        except ActorGone:
+            return  # whoever asks it next finds out, and has it started again
+
+    def _check_evaluator(self) -> None:
+        """Read what policies are to be asked, before anything is held for it."""
+        try:
+            for settings in dict.fromkeys(self.config.for_arm(arm).evals.model_dump_json() for arm in self.config.arms):
+                if fault := fetch(self.evaluator.handle.prepare.remote(EvalSettings.model_validate_json(settings))):
+                    raise ConfigError(fault)
         except ActorGone:
             return  # whoever asks it next finds out, and has it started again
 

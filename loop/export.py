@@ -43,7 +43,7 @@ def export(config: RunConfig, out: RunDir, arm: str, version: int, merged: Path 
         with whole_folder(merged) as folder:
             shutil.copytree(policy, folder, dirs_exist_ok=True)
         return merged
-    _merge(_base(config, out), policy, merged)
+    merge(_base(config, out), policy, merged)
     return merged
 
 
@@ -72,7 +72,12 @@ def _policy(config: RunConfig, out: RunDir, arm: str, version: int) -> Path | No
     return policy
 
 
-def _merge(base: str, policy: Path | None, target: Path) -> None:
+def merge(base: str, policy: Path | None, target: Path) -> None:
+    """Write a base model with an adapter merged into it; an adapter that Candor made must be for that base.
+
+    Raises:
+        ConfigError: One of them cannot be loaded, or they do not belong together.
+    """
     import transformers
 
     from trainers import adapters
@@ -82,13 +87,21 @@ def _merge(base: str, policy: Path | None, target: Path) -> None:
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype="auto")
         tokenizer = transformers.AutoTokenizer.from_pretrained(base)
-        whole = model if policy is None else adapters.merged(model, policy, base)
+        if policy is None:
+            whole = model
+        elif (policy / LINEAGE_FILE).exists():
+            whole = adapters.merged(model, policy, base)
+        else:
+            import peft
+
+            whole = peft.PeftModel.from_pretrained(model, policy).merge_and_unload()
     except PolicyError as error:
         raise ConfigError(str(error)) from None
-    except OSError as error:
-        raise ConfigError(f"the base model {base} cannot be loaded: {str(error).splitlines()[0]}") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        what = f" or its adapter {policy}" if policy else ""
+        raise ConfigError(f"the base model {base}{what} cannot be loaded: {str(error).splitlines()[0]}") from None
     with whole_folder(target) as folder:
         whole.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        if policy is not None:
+        if policy is not None and (policy / LINEAGE_FILE).exists():
             shutil.copy(policy / LINEAGE_FILE, folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from actors.settings import Prices
 from actors.usage import money
+from evals.scoring import headline_name
 from loop.summary import RATING_BINS, UNIT, RolloutFigures
 
 QUIET_SECONDS = 20
@@ -22,6 +25,27 @@ QUIET_SECONDS = 20
 
 class Stopped(KeyboardInterrupt):
     """The run was asked to stop."""
+
+
+@contextmanager
+def cancelled_by_signals(task: asyncio.Task) -> Iterator[None]:
+    """Let SIGINT and SIGTERM cancel a task; a second signal does not disturb the clean-up that the first one began."""
+    loop = asyncio.get_running_loop()
+    asked = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
+
+    def stop() -> None:
+        for s in asked:
+            loop.remove_signal_handler(s)
+            loop.add_signal_handler(s, lambda: None)
+        task.cancel()
+
+    for s in asked:
+        loop.add_signal_handler(s, stop)
+    try:
+        yield
+    finally:
+        for s in asked:
+            loop.remove_signal_handler(s)
 
 
 class Stage:
@@ -182,15 +206,14 @@ class TensorBoard:
     def evaluation(self, evals: dict[str, Any], version: int) -> None:
         """Scores of a policy, with the ends of their intervals, and the outcome counts."""
         for suite, figures in evals.items():
-            if suite == "capability":
-                for task, result in figures.items():
-                    self._add(f"capability/{task}", result["accuracy"], version)
+            name = headline_name(figures)
+            if figures["protocol"] in ("questions", "harness"):
+                self._add(f"capability/{suite}", figures[name], version)
                 continue
-            name = "deception_rate" if suite == "deception" else "honesty_score"
             self._add(f"{suite}/{name}", figures[name], version)
             for end, value in zip(("low", "high"), figures["ci95"] or (None, None), strict=True):
                 self._add(f"{suite}/{name}_{end}", value, version)
-            for outcome, count in figures["outcomes"].items():
+            for outcome, count in figures.get("outcomes", {}).items():
                 self._add(f"{suite}/outcomes/{outcome}", count, version)
         self._writer.flush()
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import shutil
-import signal
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -28,7 +27,7 @@ from actors.worlds.spec import Parts, read_parts
 from actors.writer import Writer
 from loop.config import ConfigError
 from loop.exits import DONE, FAILED, STOPPED
-from loop.monitor import Stage, Stages
+from loop.monitor import Stage, Stages, cancelled_by_signals
 
 UNPRICED = "price not given"
 
@@ -227,26 +226,16 @@ def _hold(writer: Writer, concurrency: int, console: Console) -> int:
 
 
 async def _write(writer: Writer, concurrency: int, stage: Stage) -> None:
-    task, loop = asyncio.current_task(), asyncio.get_running_loop()
-    asked = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
-
-    def stop() -> None:
-        for s in asked:  # a second signal does not disturb the clean-up
-            loop.remove_signal_handler(s)
-            loop.add_signal_handler(s, lambda: None)
-        task.cancel()
-
-    for s in asked:
-        loop.add_signal_handler(s, stop)
     endpoints = writer.models
     try:
-        found = await asyncio.gather(*(e.check() for e in endpoints.values()), return_exceptions=True)
-        for error in found:
-            if isinstance(error, BaseException) and not isinstance(error, ModelRefusedError):
-                raise error
-        if wrong := [f"{n}: {e}" for n, e in zip(endpoints, found, strict=True) if e]:
-            raise ConfigError("nothing was spent, because not every model can be reached:\n" + "\n".join(wrong))
-        await writer.run(concurrency, stage.update)
+        with cancelled_by_signals(asyncio.current_task()):
+            found = await asyncio.gather(*(e.check() for e in endpoints.values()), return_exceptions=True)
+            for error in found:
+                if isinstance(error, BaseException) and not isinstance(error, ModelRefusedError):
+                    raise error
+            if wrong := [f"{n}: {e}" for n, e in zip(endpoints, found, strict=True) if e]:
+                raise ConfigError("nothing was spent, because not every model can be reached:\n" + "\n".join(wrong))
+            await writer.run(concurrency, stage.update)
     finally:
         for endpoint in endpoints.values():
             await endpoint.close()

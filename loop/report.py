@@ -17,34 +17,52 @@ from actors.settings import Prices
 from actors.usage import Tally
 from evals.outcomes import OUTCOMES
 from loop.config import RunConfig
-from loop.contrasts import contrasts
+from loop.contrasts import contrasts, thresholds, trends
+from loop.paper import COLUMNS
 from loop.rundir import RunDir, read_json, write_text
-
-HONESTY_SUITES = (
-    ("mask", "Under pressure", "a stakeholder in the system prompt wants something else said"),
-    ("sycophancy", "Sycophancy", "the user states a wrong conviction"),
-    ("provided", "Provided facts", "a report in the prompt, then a stakeholder who wants it denied"),
+from loop.scores import (
+    FIGURES,
+    TITLES,
+    change_rows,
+    headline,
+    outcome_rows,
+    policies,
+    suites,
+    table_rows,
+    threshold_rows,
+    trend_rows,
 )
+
 OUTCOME_COLOURS = ("#3b7ea1", "#c4473a", "#d9a441", "#9a9a9a", "#222222")
 ARM_COLOURS = ("#3b7ea1", "#c4473a", "#5a9e6f", "#8e6bb0", "#d9a441", "#6b6b6b")
 CONDUCT = (*FLAGS, "ended_early", "rating_mass", "validates", "contradicts")
 PACKAGES = ("candor-loop", "ray", "torch", "transformers", "trl", "peft", "pyarrow", "tensorboard")
 
 
-def write_report(out: RunDir, config: RunConfig) -> None:
-    """Write `report.html` from `summary.json`, and the outcomes and trajectories on disk."""
+def write_report(out: RunDir, config: RunConfig, beside: list[dict[str, str]] | None = None) -> None:
+    """Write `report.html` from `summary.json`, and the outcomes and trajectories on disk.
+
+    Args:
+        beside: Rows of `loop.paper.rows`, where figures are to stand beside the paper's.
+    """
     from jinja2 import Environment
 
-    summary = read_json(out.summary)
+    summary, changed = read_json(out.summary), contrasts(out, config)
     template = (files(__package__) / "report.html.j2").read_text(encoding="utf-8")
     page = Environment(autoescape=True).from_string(template)
     text = page.render(
         summary=summary,
         rows=table_rows(summary),
         outcomes=outcome_rows(summary),
-        changes=change_rows(contrasts(out, config)),
+        suites={s: TITLES[s][0] for s in suites(summary)},
+        changes=change_rows(changed),
+        beside=beside,
+        beside_columns=COLUMNS,
+        thresholds=threshold_rows(thresholds(changed, config)),
+        trends=trend_rows(trends(out, config)),
         users=user_rows(summary),
         selections=selection_rows(summary),
+        compositions=composition_rows(summary),
         costs=cost_rows(summary),
         charts=charts(summary),
         samples=samples(out, summary),
@@ -54,56 +72,10 @@ def write_report(out: RunDir, config: RunConfig) -> None:
     write_text(out.report, text)
 
 
-def table_rows(summary: dict[str, Any]) -> list[dict[str, str]]:
-    """One row a policy: what the terminal and the report both show."""
-    rows = []
-    for arm in summary["arms"]:
-        for entry in arm["rounds"]:
-            evals = entry.get("evals")
-            if not evals:
-                continue
-            rating = entry.get("mean_rating") or {}
-            rows.append(
-                {
-                    "arm": arm["name"],
-                    "policy": str(entry["policy"]),
-                    "honesty": _score(evals["mask"]["honesty_score"], evals["mask"]["ci95"]),
-                    "deception": _score(evals["deception"]["deception_rate"], evals["deception"]["ci95"]),
-                    "sycophancy": _score(evals["sycophancy"]["honesty_score"], evals["sycophancy"]["ci95"]),
-                    "provided": _score(evals["provided"]["honesty_score"], evals["provided"]["ci95"]),
-                    "capability": ", ".join(f"{t} {_score(r['accuracy'])}" for t, r in evals["capability"].items()),
-                    "rating": ", ".join(f"{k} {v:.2f}" for k, v in rating.items() if v is not None) or "-",
-                }
-            )
-    return rows
-
-
-def outcome_rows(summary: dict[str, Any]) -> list[dict[str, str]]:
-    """The full outcome set of the pressure suite and what qualifies it, one row a policy."""
-    rows = []
-    for arm in summary["arms"]:
-        for entry in arm["rounds"]:
-            if "evals" not in entry:
-                continue
-            mask, deception = entry["evals"]["mask"], entry["evals"]["deception"]
-            rows.append(
-                {
-                    "arm": arm["name"],
-                    "policy": str(entry["policy"]),
-                    **{o: str(mask["outcomes"][o]) for o in OUTCOMES},
-                    "bounds": " to ".join(map(_score, mask["bounds"])) if mask["outcomes"]["error"] else "-",
-                    "normalised": _score(mask["normalised_score"]),
-                    "belief_rate": _score(mask["belief_rate"]),
-                    "belief_accuracy": _score(mask["belief_accuracy"]),
-                    "format": _score(deception["format_compliance"]),
-                    "contradiction": _score(deception["contradiction_rate"]),
-                }
-            )
-    return rows
-
-
 def population(arm: dict[str, Any]) -> str:
-    """Who the users of an arm are, in a few words."""
+    """Who the users of an arm are, in a few words; what it was trained on, where it had none."""
+    if arm["population"] is None:
+        return "data"
     return ", ".join(f"{kind} {share:g}" for kind, share in arm["population"].items()) or "benign"
 
 
@@ -127,27 +99,6 @@ def user_rows(summary: dict[str, Any]) -> list[dict[str, str]]:
                     }
                 )
     return rows
-
-
-def change_rows(found: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """What changed in honesty, one row a comparison (`loop.contrasts`)."""
-    return [
-        {
-            "suite": c["suite"],
-            "policy": f"{c['arm']} {c['policy']}",
-            "against": f"{c['against']['arm']} {c['against']['policy']}",
-            "n": f"{c['n']} in {c['clusters']}",
-            "change": f"{100 * c['difference']:+.1f} [{100 * c['low']:+.1f}, {100 * c['high']:+.1f}]",
-            "items": f"+{c['gained']} -{c['lost']}",
-            "p": _p(c["p"]),
-            "mcnemar": _p(c["mcnemar_p"]),
-        }
-        for c in found
-    ]
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def selection_rows(summary: dict[str, Any]) -> list[dict[str, str]]:
@@ -176,6 +127,30 @@ def selection_rows(summary: dict[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
+def composition_rows(summary: dict[str, Any]) -> list[dict[str, str]]:
+    """What policies were trained on that learned from data, one row for each source."""
+    rows = []
+    for arm in summary["arms"]:
+        for entry in arm["rounds"]:
+            found = entry.get("composition")
+            for part in ("base", "added"):
+                if not found or not found[part]:
+                    continue
+                of = found[part]
+                taken = {"base": "all" if not found["added"] else "downstream", "added": found["how"]}[part]
+                rows.append(
+                    {
+                        "arm": arm["name"],
+                        "part": taken if part == "base" else f"{taken} {100 * found['share']:g} %",
+                        "source": f"{of['source']}{': ' + of['part'] if of['part'] else ''}",
+                        "sha256": (of["sha256"] or "-")[:12],
+                        "licence": of["licence"] or "-",
+                        "rows": f"{found['counts'][part]} of {of['rows']}",
+                    }
+                )
+    return rows
+
+
 def cost_rows(summary: dict[str, Any]) -> list[dict[str, str]]:
     """Requests, tokens, failed requests and money by arm, role and model, all rounds together."""
     rows = []
@@ -183,6 +158,7 @@ def cost_rows(summary: dict[str, Any]) -> list[dict[str, str]]:
         tally = Tally()
         for entry in arm["rounds"]:
             tally.add(entry.get("usage", ()))
+            tally.add(entry.get("evals_usage", ()))
             for f in entry.get("faults", ()):
                 tally.lines.setdefault((f["role"], f["model"]), Counter())["faults"] += f["count"]
         for (role, model), line in tally.lines.items():
@@ -198,55 +174,34 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
-def _score(value: float | None, ci95: list[float] | None = None) -> str:
-    if value is None:
-        return "no score"
-    ends = ", ".join(f"{end:.2f}".removeprefix("0") for end in ci95 or ())
-    return f"{value:.2f}" + (f" [{ends}]" if ends else "")
-
-
 def table(summary: dict[str, Any]) -> Any:
     """The closing table of a run, for the terminal."""
     from rich.table import Table
 
     title = f"run {summary['run']}: {summary['status']}"
     out = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for heading in ("arm", "policy", "honesty score", "deception rate", "capability", "ratings"):
-        out.add_column(heading, no_wrap=True)
-    for row in table_rows(summary):
-        shown = ("arm", "policy", "honesty", "deception", "capability", "rating")
-        out.add_row(*(row[c].replace(", ", "\n") if c in ("capability", "rating") else row[c] for c in shown))
+    rows = table_rows(summary)
+    headings = {
+        **{"arm": "arm", "policy": "policy", "honesty": "honesty score", "deception": "deception rate"},
+        **{"capability": "capability", "rating": "ratings"},
+    }
+    columns = [c for c in headings if c in ("arm", "policy") or any(row[c] != "-" for row in rows)]
+    for column in columns:
+        out.add_column(headings[column], no_wrap=True)
+    for row in rows:
+        out.add_row(*(row[c].replace(", ", "\n") if c in ("capability", "rating") else row[c] for c in columns))
     return out
 
 
 def charts(summary: dict[str, Any]) -> list[dict[str, str]]:
     """The report's charts as inline SVG with their captions."""
     out = []
-    for suite, title, what in HONESTY_SUITES:
-        out.append(_lines(summary, title, f"Honesty score: {what}", lambda e, s=suite: _point(e[s], "honesty_score")))
-    out.append(
-        _lines(
-            summary,
-            "Deception",
-            "Deception rate over answers that kept the format: the note agrees with the belief, the answer does not",
-            lambda e: _point(e["deception"], "deception_rate"),
-        )
-    )
-    for task in ("arithmetic", "lookup"):
-        out.append(
-            _lines(
-                summary,
-                f"Capability: {task}",
-                "Accuracy: dishonesty without loss of ability must show here",
-                lambda e, t=task: _point(e["capability"][t], "accuracy"),
-            )
-        )
+    for suite in suites(summary):
+        title, what = TITLES[suite]
+        protocol = next(e["evals"][suite]["protocol"] for _, e in policies(summary) if suite in e["evals"])
+        out.append(_lines(summary, title, f"{FIGURES[protocol]}: {what}", suite))
     out += [_ratings(summary), _outcomes(summary)]
     return [c for c in out if c]
-
-
-def _point(figures: dict[str, Any], name: str) -> tuple[float, float, float] | None:
-    return None if figures[name] is None else (figures[name], *figures["ci95"])
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
@@ -265,11 +220,11 @@ def _svg(figure: Any, title: str, caption: str) -> dict[str, str]:
     return {"title": title, "caption": caption, "svg": svg[svg.index("<svg") :]}
 
 
-def _lines(summary: dict[str, Any], title: str, caption: str, point: Any) -> dict[str, str]:
+def _lines(summary: dict[str, Any], title: str, caption: str, suite: str) -> dict[str, str]:
     figure, axes = _figure(4.6, 3.0)
     policies: set[int] = set()
     for i, arm in enumerate(summary["arms"]):
-        points = [(e["policy"], point(e["evals"])) for e in arm["rounds"] if "evals" in e]
+        points = [(e["policy"], headline(e["evals"][suite])) for e in arm["rounds"] if suite in e.get("evals", {})]
         points = [(x, p) for x, p in points if p is not None]
         if not points:
             continue
@@ -312,11 +267,9 @@ def _ratings(summary: dict[str, Any]) -> dict[str, str]:
 
 
 def _outcomes(summary: dict[str, Any]) -> dict[str, str]:
+    suite = next(iter(suites(summary, "mask", "deceptionbench")), None)
     bars = [
-        (f"{arm['name']} {e['policy']}", e["evals"]["mask"]["outcomes"])
-        for arm in summary["arms"]
-        for e in arm["rounds"]
-        if "evals" in e
+        (f"{arm} {e['policy']}", e["evals"][suite]["outcomes"]) for arm, e in policies(summary) if suite in e["evals"]
     ]
     figure, axes = _figure(4.6, 3.0)
     left = [0.0] * len(bars)
@@ -328,7 +281,11 @@ def _outcomes(summary: dict[str, Any]) -> dict[str, str]:
     axes.set(xlim=(0, 1))
     if bars:
         axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    return _svg(figure, "Outcomes under pressure", "Every item has one outcome; errors are never counted as honest.")
+    return _svg(
+        figure,
+        "Outcomes",
+        f"{TITLES[suite][0] if suite else 'Honesty'}: every answer has one outcome; an error is never honest.",
+    )
 
 
 def samples(out: RunDir, summary: dict[str, Any]) -> list[dict[str, Any]]:

@@ -29,17 +29,18 @@ from actors.conversation import Terms
 from actors.lifeline import ActorGone
 from actors.segments import read_table, write_table
 from actors.store import ASIDE
-from actors.usage import money
-from evals.evaluator import SUITES, complete, load_items, summarise
+from actors.usage import BudgetError, money
+from evals.evaluator import RECORD, complete, record, summarise
 from loop.cluster import connect
 from loop.config import ArmSettings, RunConfig
 from loop.crew import ClusterGoneError, Crew, Member, check_endpoints, fetch, wait_seconds
 from loop.deliver import Parcel, deliver
 from loop.monitor import Stage, Stages, TensorBoard
 from loop.plan import conversation_seed, plan_round, plan_table
-from loop.rundir import RunDir, read_json, write_json
+from loop.rundir import RunDir, read_json, write_json, write_text
 from loop.select import audit, select
 from loop.summary import RolloutFigures, usage_on_disk, write_summary
+from trainers.datasets import compose
 from trainers.job import TrainJob
 
 POLL_SECONDS = 0.3
@@ -141,16 +142,31 @@ class Arm:
         return r == self.config.rounds or self.out.policy(self.arm.name, r + 1).exists()
 
     def stages(self, r: int) -> None:
-        """Policy r: publish it, evaluate it, and unless it is the last make policy r+1 of what users thought of it."""
-        plan = None if self.trained(r) else self.plan(r)
+        """Policy r: publish it, evaluate it, and unless it is the last make policy r+1: of what users thought of it, or
+        of data."""
+        held = not self.trained(r) and self.config.data is None
+        plan = self.plan(r) if held else None
         self.publish(r)
         self.begin_evaluation(r)
-        if plan is not None:
+        if held:
             self.rollout(r, plan)
         self.end_evaluation(r)
-        if plan is not None:
+        if held:
             self.select(r)
+        elif not self.trained(r):
+            self.compose(r)
+        if not self.trained(r):
             self.train(r)
+
+    def compose(self, r: int) -> None:
+        """What the policy is trained on, and what that consists of; once it is on disk, that."""
+        target, settings = self.out.composition(self.arm.name, r), self.config.data
+        if not target.exists():
+            made = compose(settings, self.config.world, self.config.seed)
+            write_json(target.with_suffix(".json"), made.record)
+            write_table(target, made.table)
+        counts = read_json(target.with_suffix(".json"))["counts"]
+        self.ui.say(f"  {self.arm.name}: {counts['all']} rows, {counts['added']} of them added")
 
     def plan(self, r: int) -> pa.Table:
         """The conversations of the round; once they are on disk, those."""
@@ -256,7 +272,8 @@ class Arm:
         enough = True
 
         def give(pool: Member, indices: np.ndarray) -> None:
-            purse = None if config.budget is None else (config.budget - self._spent(r)) / len(crew.pools)
+            left = None if config.budget is None else max(0.0, config.budget - self._spent(r))
+            purse = left and left / (len(crew.pools) + self._judging_costs)
             peers = crew.peers(config, policy_name(r))
             work[pool.handle.hold_all.remote(plan, indices.tolist(), terms, peers, purse)] = (pool, indices)
 
@@ -279,10 +296,13 @@ class Arm:
             raise gone
         if not enough:
             fetch(crew.buffer.handle.flush.remote())
-            raise BudgetSpentError(
-                f"the budget is spent: {self._spent(r):.4g} of {config.budget:g}, and the next conversation could cost "
-                "more than is left. What was held is kept; raise budget to go on"
-            )
+            raise self._broke(r, "conversation")
+
+    def _broke(self, r: int, what: str) -> BudgetSpentError:
+        return BudgetSpentError(
+            f"the budget is spent: {self._spent(r):.4g} of {self.config.budget:g}, and the next {what} could cost more "
+            "than is left. What was done is kept; raise budget to go on"
+        )
 
     def _spent(self, r: int, usage: list[dict[str, Any]] | None = None) -> float:
         """Money spent so far: what all finished rounds cost, and the conversations of round r that are there (`usage`,
@@ -356,6 +376,7 @@ class Arm:
             target=str(self.out.policy(name, r + 1)),
             seed=conversation_seed(config.seed, r, -2),
             tensorboard=str(self.out.tensorboard / name / "train"),
+            composition=str(self.out.composition(name, r)) if config.data else None,
         )
         trainer = self.crew.trainer.handle
         with self.crew.resting(), self.ui.stage(self._title(f"round {r} train policy {r + 1}"), 1, "steps") as stage:
@@ -368,13 +389,29 @@ class Arm:
             self.ui.say(f"  trained on {lineage.rows} rows; left out: {reasons}")
         self._record(r, "train", stage)
 
-    def begin_evaluation(self, r: int) -> None:
-        """Start to evaluate policy r; policy 0 is the same in every arm, so an evaluation of it is taken over."""
+    def _judges_allowance(self, alone: bool) -> float | None:
+        """The money that an evaluation may spend on judges; where it is not alone, each of the pools has as much."""
+        if self.config.budget is None or not self._judging_costs:
+            return None
+        left = self.config.budget - money(usage_on_disk(self.out, self.run_config), self.run_config.prices)
+        return max(0.0, left) / (1 if alone else len(self.crew.pools) + 1)
+
+    @property
+    def _judging_costs(self) -> bool:
+        """Whether evaluations spend money: on models that judge."""
+        return any(self.run_config.prices.get(name) for name in self.config.eval_judges)
+
+    def begin_evaluation(self, r: int, alone: bool = False) -> None:
+        """Start to evaluate policy r; policy 0 is the same in every arm, so an evaluation of it is taken over.
+
+        Args:
+            alone: Whether no conversations are held meanwhile.
+        """
         folder = self.out.evals(self.arm.name, r)
         if self._evaluating is not None and ray.wait([self._evaluating], timeout=0)[0]:
             try:
                 fetch(self._evaluating)
-            except ActorGone:
+            except (ActorGone, BudgetError):
                 self._evaluating = None
         if r == 0 and not complete(folder):
             self._take_over_base_evaluation()
@@ -382,9 +419,7 @@ class Arm:
             self._evaluating = self.crew.evaluator.handle.evaluate.remote(
                 self.arm.name,
                 r,
-                policy_name(r),
-                [m.handle for m in self.crew.assistants],
-                self.crew.judge.handle,
+                self.crew.access(self.config, policy_name(r), self._judges_allowance(alone)),
                 str(folder),
                 self.config.evals,
             )
@@ -395,6 +430,8 @@ class Arm:
             return
         try:
             fetch(self._evaluating)
+        except BudgetError:
+            self._evaluating = None  # its share was too small; what the pools leave may do
         except ActorGone as error:
             self._evaluating = None  # where an engine died, the pools notice and the round is entered anew
             if [m for m, _ in self.crew.dead()] == [self.crew.evaluator]:
@@ -402,14 +439,26 @@ class Arm:
                 self.begin_evaluation(r)
 
     def end_evaluation(self, r: int) -> None:
+        """Wait for the evaluation, and show what it came to. Judges whose share of the budget was too small while
+        conversations were held get all that is left of it."""
+        alone = self._judging_costs and self._evaluating is None
+        if alone:
+            self.begin_evaluation(r, alone)
         if self._evaluating is not None:
-            total = sum(map(len, load_items(self.config.world, self.config.evals, self.config.seed).values()))
             evaluation, evaluator = self._evaluating, self.crew.evaluator.handle
-            with self.ui.stage(self._title(f"evaluate policy {r}"), total, "items") as stage:
+            total = fetch(evaluator.progress.remote())[1]
+            with self.ui.stage(self._title(f"evaluate policy {r}"), total, "answers") as stage:
                 self._watch([evaluation], stage, lambda: fetch(evaluator.progress.remote()))
                 self._evaluating = None
-                stage.took(fetch(evaluation))
-                stage.update(total)
+                try:
+                    stage.took(fetch(evaluation))
+                except BudgetError:
+                    if not alone:
+                        self.end_evaluation(r)
+                        return
+                    self._books = usage_on_disk(self.out, self.run_config)
+                    raise self._broke(r, "verdict") from None
+                stage.update(*fetch(evaluator.progress.remote()))
             self._record(r, "evaluate", stage)
         folder = self.out.evals(self.arm.name, r)
         if not complete(folder):  # it was cut short during the rollout, which did not need whoever died
@@ -425,12 +474,14 @@ class Arm:
             same = self.run_config.for_arm(other).evals == self.config.evals
             if other.name == self.arm.name or not same or not complete(source):
                 continue
-            for suite in SUITES:
+            target = self.out.evals(self.arm.name, 0)
+            for suite in record(source)["suites"]:
                 table = read_table(source / f"{suite}.arrow")
                 column = table.schema.get_field_index("arm")
                 names = pa.array([self.arm.name] * len(table), pa.string())
                 copied = table.set_column(column, table.schema.field(column), names)
-                write_table(self.out.evals(self.arm.name, 0) / f"{suite}.arrow", copied)
+                write_table(target / f"{suite}.arrow", copied)
+            write_text(target / RECORD, (source / RECORD).read_text(encoding="utf-8"))
             return
 
     def _watch(

@@ -79,6 +79,10 @@ class RunDir:
         """What the selection consists of."""
         return self.round(arm, round_) / "selection.json"
 
+    def composition(self, arm: str, round_: int) -> Path:
+        """What a policy is trained on where that is data; its record is `composition.json` beside it."""
+        return self.round(arm, round_) / "composition.arrow"
+
     def stages(self, arm: str, round_: int) -> Path:
         """Seconds and tokens of the round's stages."""
         return self.round(arm, round_) / "stages.json"

@@ -16,7 +16,7 @@ from actors.buffer import BufferError, RoundData
 from actors.conduct import FLAGS
 from actors.usage import Tally
 from actors.worlds.spec import NEEDED_KINDS
-from evals.evaluator import complete, summarise
+from evals.evaluator import complete, summarise, usage
 from loop.config import ArmSettings, RunConfig
 from loop.rundir import RunDir, read_json, write_json
 
@@ -55,19 +55,23 @@ def arm_summary(out: RunDir, config: RunConfig, arm: ArmSettings, anew: bool = F
     rounds = []
     for r in range(config.rounds + 1):
         entry: dict[str, Any] = {}
-        if r < config.rounds:
+        if r < config.rounds and config.data is None:
             entry |= rollout_summary(out, arm.name, r, config.rollout.conversations, anew)
             if chosen := read_json(out.audit(arm.name, r)):
                 entry["selection"] = chosen
+        if composed := read_json(out.composition(arm.name, r).with_suffix(".json")):
+            entry["composition"] = composed
         if complete(out.evals(arm.name, r)):
             entry["evals"] = summarise(out.evals(arm.name, r), config.evals.max_error_share)
+        if asked := usage(out.evals(arm.name, r)):
+            entry["evals_usage"] = asked
         seconds = read_json(out.stages(arm.name, r))
         begun = bool(entry or seconds)
         if begun:
             rounds.append({"round": r, "policy": r, **entry, "seconds": seconds})
     return {
         "name": arm.name,
-        "population": arm.shares,
+        "population": arm.shares if config.data is None else None,
         "trainer": config.trainer.algorithm,
         "control": config.selection.control,
         "seed": config.seed,
@@ -95,10 +99,13 @@ def rollout_summary(out: RunDir, arm: str, round_: int, planned: int, anew: bool
 
 
 def usage_on_disk(out: RunDir, config: RunConfig) -> list[dict[str, Any]]:
-    """What all finished rounds cost, and the rounds that were set aside: rows of `actors.trajectory.USAGE`."""
+    """What all finished rounds cost, the rounds that were set aside, and evaluations: rows of
+    `actors.trajectory.USAGE`."""
     places = [(arm.name, r) for arm in config.arms for r in range(config.rounds)]
     finished = [u for place in places for u in read_json(out.rollout(*place)).get("usage", [])]
-    return finished + [u for place in places for u in read_json(out.lost(*place)).get("usage", [])]
+    lost = [u for place in places for u in read_json(out.lost(*place)).get("usage", [])]
+    policies = [(arm.name, r) for arm in config.arms for r in range(config.rounds + 1)]
+    return finished + lost + [u for policy in policies for u in usage(out.evals(*policy))]
 
 
 @dataclass

@@ -12,12 +12,14 @@ import os
 import platform
 from importlib.metadata import version
 
-BENCHMARKS = ("adapter", "buffer", "lockstep", "mfu", "rollouts", "sync", "train", "users")
+BENCHMARKS = ("adapter", "buffer", "eval", "lockstep", "mfu", "rollouts", "sync", "train", "users")
+MODULES = {"eval": "evaluation"}
+"""Where the module has another name than the benchmark."""
 
 
 def report_benchmark(name: str, as_json: bool) -> None:
     """Run a benchmark and print what it measured."""
-    figures = importlib.import_module(f"loop.bench.{name}").run()
+    figures = importlib.import_module(f"loop.bench.{MODULES.get(name, name)}").run()
     figures |= {
         "versions": {p: version(p) for p in ("candor-loop", "pyarrow", "ray", "torch", "trl")},
         "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},

@@ -457,4 +457,7 @@ def test_a_text_world_can_be_named_in_a_config():
     from loop.config import build
 
     arm = {"name": "a", "biased_ratio": 0}
-    assert build({"name": "x", "world": "support", "model": "scripted", "arms": [arm]}, "x").world == "support"
+    assert (
+        build({"name": "x", "world": "support", "model": "scripted", "evals": {"suites": []}, "arms": [arm]}, "x").world
+        == "support"
+    )

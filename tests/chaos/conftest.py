@@ -19,7 +19,7 @@ rollout: {conversations: 90}
 buffer: {segment_rows: 7}
 users: {pools: 2, concurrency: 8}
 trainer: {lora: {rank: 4, alpha: 8}, batch_size: 8}
-evals: {mask: 96, sycophancy: 24, provided: 24, deception: 24, capability: 20, concurrency: 16}
+evals: {mask: 96, sycophancy: 24, provided: 24, deceptionbench: 24, capability: 20, share: 0.0625}
 cluster: {max_restarts: 50}
 """
 

@@ -19,7 +19,9 @@ import pyarrow as pa
 
 from actors.buffer import BufferError, RoundData, read_round
 from actors.segments import read_table
-from evals.evaluator import SUITES, complete, load_items
+from evals.evaluator import RECORD, complete
+from evals.settings import WORLD_SUITES
+from evals.sources import load_all
 from loop.config import RunConfig, load
 from loop.plan import plan_round
 from loop.rundir import RunDir
@@ -135,7 +137,7 @@ class Life:
     def said(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
 
-    def left_behind(self, seconds: float = 30) -> list[str]:
+    def left_behind(self, seconds: float = 90) -> list[str]:
         """Processes of the run that are still there some seconds after its driver is gone."""
         deadline = time.monotonic() + seconds
         while (found := self._family()) and time.monotonic() < deadline:
@@ -185,8 +187,9 @@ def check_whole(out: RunDir) -> None:
         mine = config.for_arm(arm)
         for r in range(config.rounds + 1):
             entry = told["rounds"][r]
-            items = load_items(mine.world, mine.evals, mine.seed)
-            for suite in SUITES:
+            items = {s: of.items for s, of in load_all(mine.world, mine.evals, mine.seed).items()}
+            assert tuple(items) == WORLD_SUITES
+            for suite in items:
                 outcomes = read_table(out.evals(arm.name, r) / f"{suite}.arrow")
                 assert outcomes["item_id"].to_pylist() == [i.item_id for i in items[suite]]
                 assert set(outcomes["policy"].to_pylist()) == {r}
@@ -214,8 +217,9 @@ def content(out: RunDir) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for arm in config.arms:
         for r in range(config.rounds + 1):
-            for suite in SUITES:
+            for suite in WORLD_SUITES:
                 found[f"{arm.name}/{r}/{suite}"] = (out.evals(arm.name, r) / f"{suite}.arrow").read_bytes()
+            found[f"{arm.name}/{r}/record"] = (out.evals(arm.name, r) / RECORD).read_text()
             if r == config.rounds:
                 continue
             table = read_round(out.trajectories(arm.name, r)).drop_columns(list(WHEN_CHANGED))
@@ -229,6 +233,7 @@ def content(out: RunDir) -> dict[str, Any]:
     for arm in summary["arms"]:
         for entry in arm["rounds"]:
             entry.pop("seconds")
+            entry.pop("evals_usage", None)  # what was asked twice was paid twice
     return found | {"summary": summary}
 
 

@@ -22,7 +22,7 @@ rollout: {conversations: 200}
 buffer: {segment_rows: 8}
 users: {pools: 2, concurrency: 16}
 trainer: {lora: {rank: 4, alpha: 8}, learning_rate: 1.0e-3, batch_size: 8, weight_decay: 0.0, checkpoint_steps: 5}
-evals: {mask: 144, sycophancy: 48, provided: 48, deception: 48, capability: 40, concurrency: 16}
+evals: {mask: 144, sycophancy: 48, provided: 48, deceptionbench: 48, capability: 40, share: 0.0625}
 cluster: {max_restarts: 10}
 """
 

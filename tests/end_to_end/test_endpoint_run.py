@@ -49,7 +49,7 @@ def write_config(path: Path, server: object, **changes: object) -> Path:
         "models": {"gpt": endpoint | changes.pop("endpoint", {})},
         "roles": {"user": "gpt"},
         "trainer": {"lora": {"rank": 4, "alpha": 8}, "batch_size": 16},
-        "evals": {"mask": 16, "sycophancy": 8, "provided": 8, "deception": 8, "capability": 8},
+        "evals": {"suites": []},
         "users": {"pools": 2, "concurrency": 64},
     }
     path.write_text(yaml.safe_dump(config | changes))
@@ -164,6 +164,39 @@ def test_the_budget_stops_a_run_before_more_is_spent_and_it_goes_on_with_a_large
     assert done.returncode == 0, done.stderr
     assert [r["index"] for r in rows(out)] == list(range(120))
     assert {r["trajectory_id"]: r for r in kept}.items() <= {r["trajectory_id"]: r for r in rows(out)}.items()
+
+
+@pytest.mark.slow
+def test_judges_of_policies_spend_from_the_same_budget(tmp_path, monkeypatch):
+    """What they say is no verdict, and costs all the same."""
+    price = {"price": {"prompt": 10, "completion": 30}}
+    judged = {"suites": ["canary"], "judges": ["gpt"], "retries": 0, "max_error_share": 1.0}
+    few = {"rollout": {"conversations": 12}, "evals": judged, "endpoint": price}
+
+    def spent(out: Path, served: int) -> float:
+        usage = [u for r in rows(out) for u in r["usage"]]
+        usage += [u for f in out.glob("evals/*/*/usage.json") for u in json.loads(f.read_text())]
+        mine = [u for u in usage if u["model"] == "gpt"]
+        assert served - sum(u["requests"] for u in mine) <= 6  # of conversations that were given up
+        return sum(10 * u["prompt_tokens"] + 30 * u["completion_tokens"] for u in mine) / 1e6
+
+    monkeypatch.setenv("CANDOR_CACHE", str(tmp_path / "one"))
+    with serve() as server:
+        whole = candor(write_config(tmp_path / "whole.yaml", server, **few), tmp_path / "whole")
+        assert whole.returncode == 0, whole.stderr
+        everything = spent(tmp_path / "whole", server.stats()["served"])
+    report = (tmp_path / "whole" / "report.html").read_text()
+    assert "eval judge" in report
+    monkeypatch.setenv("CANDOR_CACHE", str(tmp_path / "two"))
+    with serve() as server:
+        out, budget = tmp_path / "out", everything * 0.6
+        stopped = candor(write_config(tmp_path / "away.yaml", server, budget=budget, **few), out)
+        assert stopped.returncode == 1, stopped.stdout + stopped.stderr
+        assert "the budget is spent: " in stopped.stderr
+        assert everything * 0.2 < spent(out, server.stats()["served"]) <= budget
+        done = candor(write_config(tmp_path / "more.yaml", server, budget=20, **few), out)
+        assert done.returncode == 0, done.stderr
+        assert spent(out, server.stats()["served"]) == pytest.approx(everything, rel=0.1)
 
 
 def test_an_endpoint_that_is_down_is_known_before_anything_starts(tmp_path):

@@ -40,7 +40,7 @@ CONFIG = {
         "undesirable_weight": "balanced",
         "share_gpu": True,  # there is none here: engines only refuse to work while the trainer does
     },
-    "evals": {"mask": 48, "sycophancy": 24, "provided": 24, "deception": 24, "capability": 20},
+    "evals": {"mask": 48, "sycophancy": 24, "provided": 24, "deceptionbench": 24, "capability": 20},
 }
 
 

@@ -50,7 +50,8 @@ def own_server(pocket_model: str) -> Iterator[SimpleNamespace]:
 
 def test_users_live_behind_vllms_own_endpoint(own_server, tmp_path):
     endpoint = {"model": "pocket", "key_env": None, "timeout": 120}
-    config = write_config(tmp_path / "own.yaml", own_server, endpoint=endpoint, world="pocket", model="scripted")
+    few = {"mask": 16, "sycophancy": 8, "provided": 8, "deceptionbench": 8, "capability": 8}
+    config = write_config(tmp_path / "own.yaml", own_server, endpoint=endpoint, world="pocket", evals=few)
     done = candor(config, tmp_path / "out")
     assert done.returncode == 0, done.stdout + done.stderr
     held = rows(tmp_path / "out")

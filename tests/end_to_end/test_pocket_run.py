@@ -37,7 +37,7 @@ arms:
 rollout: {conversations: 96}
 buffer: {segment_rows: 16}
 trainer: {lora: {rank: 4, alpha: 8}, learning_rate: 1.0e-3, schedule: constant, batch_size: 16, weight_decay: 0.0}
-evals: {mask: 144, sycophancy: 48, provided: 48, deception: 48, capability: 40}
+evals: {mask: 144, sycophancy: 48, provided: 48, deceptionbench: 48, capability: 40}
 """
 
 
@@ -155,8 +155,8 @@ def test_the_summary_holds_what_others_rely_on(summary):
             assert mask["ci95"][0] <= mask["honesty_score"] <= mask["ci95"][1]
             assert sum(mask["outcomes"].values()) == 144
             assert set(mask["outcomes"]) == {"honest", "lie", "evasion", "no_belief", "error"}
-            assert entry["evals"]["deception"]["n"] <= 48
-            assert entry["evals"]["capability"]["lookup"]["accuracy"] > 0.8
+            assert entry["evals"]["deceptionbench"]["n"] <= 48
+            assert entry["evals"]["lookup"]["accuracy"] > 0.8
         assert {"rollout", "train", "publish"} <= set(first["seconds"])
     benign, biased = summary["arms"]
     assert benign["rounds"][0]["evals"] == biased["rounds"][0]["evals"], "policy 0 is the same in both arms"

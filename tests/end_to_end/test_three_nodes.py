@@ -24,7 +24,7 @@ rollout: {{conversations: 48}}
 trainer: {{algorithm: sft, lora: {{rank: 4, alpha: 8}}, learning_rate: 1.0e-3, schedule: constant, batch_size: 8}}
 assistant: {{sync: lora, replicas: 2, cpus: 1, threads: 1}}
 users: {{pools: 2, cpus: 0.3}}
-evals: {{mask: 48, sycophancy: 24, provided: 24, deception: 24, capability: 20}}
+evals: {{mask: 48, sycophancy: 24, provided: 24, deceptionbench: 24, capability: 20}}
 cluster: {{address: "{address}"}}
 """
 

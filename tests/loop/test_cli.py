@@ -39,7 +39,23 @@ def test_help_answers_at_once_without_the_heavy_libraries():
     assert out.stdout.strip() == "[]"
 
 
-COMMANDS = ("run", "report", "doctor", "bench", "export", "eval grim", "eval mask", "world", "world build")
+COMMANDS = (
+    "run",
+    "report",
+    "doctor",
+    "bench",
+    "export",
+    "finetune",
+    "dataset",
+    "eval model",
+    "eval rescore",
+    "eval agreement",
+    "eval spread",
+    "eval mask",
+    "eval grim",
+    "world",
+    "world build",
+)
 
 
 @pytest.mark.parametrize("command", [c.split() for c in COMMANDS])

@@ -116,7 +116,9 @@ def test_every_setting_is_documented():
 def test_the_pocket_model_is_for_the_pocket_world():
     with pytest.raises(ConfigError, match="the pocket model speaks of nothing but the pocket world"):
         build(SMALL | {"world": "therapist"}, "test")
-    assert build(SMALL | {"world": "therapist", "model": "scripted"}, "test").world == "therapist"
+    assert (
+        build(SMALL | {"world": "therapist", "model": "scripted", "evals": {"suites": []}}, "test").world == "therapist"
+    )
 
 
 def test_configs_are_compared_by_what_they_mean():
@@ -143,7 +145,7 @@ def test_a_key_in_a_uri_is_refused_and_not_repeated(uri):
 
 GPT = {"kind": "endpoint", "model": "gpt-5-mini", "price": {"prompt": 0.25, "completion": 2}}
 OWN = {"kind": "engine", "model": "org/judge"}
-AWAY = {**SMALL, "world": "support", "model": "scripted", "models": {"gpt": GPT, "own": OWN}}
+AWAY = {**SMALL, "world": "support", "model": "scripted", "evals": {"suites": []}, "models": {"gpt": GPT, "own": OWN}}
 
 
 def arm(name="a", **more):

@@ -1,24 +1,24 @@
 import pytest
 
-from actors.segments import write_table
-from evals.evaluator import SUITES
-from evals.outcomes import Outcome, to_table
+from evals.compare import ComparisonError
+from evals.outcomes import Outcome
 from loop.config import build
-from loop.contrasts import contrasts
-from loop.report import change_rows
+from loop.contrasts import contrasts, seed_spread, trends
 from loop.rundir import RunDir
+from loop.scores import change_rows, trend_rows
+from tests.conftest import write_evaluation
 
 ITEMS = 300
 
 
 def asked(out, arm, version, lies, errors=()):
     """Outcomes of a policy that lies on these items of every suite."""
-    for suite in SUITES:
-        rows = []
+    rows = []
+    for suite in ("mask", "deceptionbench"):
         for i in range(ITEMS):
             said = "error" if i in errors else "lie" if i in lies else "honest"
-            rows.append(Outcome(suite, f"i{i}", f"c{i // 4}", arm, version, "[]", "yes", said))
-        write_table(out.evals(arm, version) / f"{suite}.arrow", to_table(rows))
+            rows.append(Outcome(suite, suite, f"i{i}", f"c{i // 4}", arm, version, outcome=said))
+    write_evaluation(out.evals(arm, version), rows)
 
 
 @pytest.fixture
@@ -67,3 +67,44 @@ def test_what_is_not_there_or_not_the_same_is_not_compared(run):
     other = build({"name": "run", "arms": arms, "rounds": 1}, "test")
     asked(out, "benign", 1, lies=())
     assert contrasts(out, other) == []
+
+
+def replicated(folder, shares, replicates=3):
+    """Outcomes of which a share, for each replicate, is honest."""
+    rows = [
+        Outcome("mask", "mask", f"i{i}", f"i{i}", "a", 1, r, outcome="honest" if i < 100 * shares[r] else "lie")
+        for r in range(replicates)
+        for i in range(100)
+    ]
+    write_evaluation(folder, rows)
+
+
+def test_variance_between_seeds_is_told_from_that_between_replicates(tmp_path):
+    for seed, shares in enumerate([(0.70, 0.71, 0.69), (0.50, 0.51, 0.49), (0.60, 0.61, 0.59)]):
+        replicated(tmp_path / str(seed) / "evals" / "a" / "1", shares)
+    found = seed_spread([tmp_path / str(s) for s in range(3)], "a", 1, "mask")
+    assert found.mean == pytest.approx(0.6)
+    assert found.within == pytest.approx(0.0001)
+    assert found.between == pytest.approx(0.01 - 0.0001 / 3)
+    with pytest.raises(ComparisonError, match="holds no complete evaluation with the suite provided"):
+        seed_spread([tmp_path / "0"], "a", 1, "provided")
+    with pytest.raises(ComparisonError, match="at least two training seeds"):
+        seed_spread([tmp_path / "0"], "a", 1, "mask")
+
+
+def test_lies_are_followed_over_shares_of_biased_users_and_over_rounds(tmp_path):
+    arms = [{"name": f"b{n}", "biased_ratio": n / 10} for n in (0, 5, 10)]
+    config = build({"name": "run", "arms": arms, "rounds": 2}, "test")
+    out = RunDir(tmp_path / "run")
+    for arm, lies in (("b0", 60), ("b5", 90), ("b10", 120)):
+        for version in range(3):
+            asked(out, arm, version, lies=range(60 + (lies - 60) * version // 2))
+    found = {(t["suite"], t["of"]): t for t in trends(out, config)}
+    assert found["mask", "all arms"]["over"] == "share of biased users"
+    assert found["mask", "all arms"]["low"] > 0
+    assert found["mask", "b10"]["points"] == 3
+    assert found["mask", "b10"]["low"] > 0
+    assert found["mask", "b0"]["low"] <= 0 <= found["mask", "b0"]["high"]
+    row = trend_rows([found["mask", "b10"]])[0]
+    assert row["slope"].startswith("+")
+    assert row["p"] == "< 0.001"

@@ -11,6 +11,8 @@ from loop.config import build
 from loop.plan import plan_round
 from tests.actors.test_worlds import edit
 
+NOTHING_ASKED = {"suites": []}
+
 
 def config(**changes):
     arms = [{"name": "benign", "biased_ratio": 0.0}, {"name": "biased", "biased_ratio": 0.3}]
@@ -66,7 +68,9 @@ def strict_world(tmp_path_factory):
 
 def strict_config(world, count, *populations, **changes):
     arms = [{"name": f"arm-{i}", "population": p} for i, p in enumerate(populations)]
-    return config(world=str(world), model="scripted", arms=arms, rollout={"conversations": count}, **changes)
+    return config(
+        world=str(world), model="scripted", evals=NOTHING_ASKED, arms=arms, rollout={"conversations": count}, **changes
+    )
 
 
 SHARES = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(lambda cut: (min(cut), max(cut) - min(cut)))
@@ -108,7 +112,7 @@ def test_whoever_is_biased_at_one_share_is_biased_at_every_larger_one(strict_wor
 
 def test_a_ratio_is_short_for_a_population(strict_world):
     arms = [{"name": "a", "biased_ratio": 0.3}, {"name": "b", "population": {"benign": 0.7, "biased": 0.3}}]
-    c = config(world=str(strict_world), model="scripted", arms=arms)
+    c = config(world=str(strict_world), model="scripted", evals=NOTHING_ASKED, arms=arms)
     one, other = (plan_round(c, arm, 0) for arm in c.arms)
     assert [p.user_kind for p in one] == [p.user_kind for p in other]
     assert [arm.shares for arm in c.arms] == [{"biased": 0.3}] * 2

@@ -1,0 +1,225 @@
+"""`candor bench eval`: how much of an engine's raw throughput an evaluation reaches, and the same beside Inspect.
+
+An evaluator asks one engine the pocket world's suites, as in a run, and the engine records every request. Then it
+serves the same requests again, with the same lengths, all of them known in advance and nobody else at work. The ratio
+is the tokens a second of the first over those of the second.
+
+Where `inspect_ai` is installed, an evaluator and an Inspect task put the items of one suite to vLLM's own server, in
+turns. Inspect elicits beliefs for each item, an evaluator once for each fact, so requests a second are told as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track
+
+from evals import mask
+from evals.evaluator import Access, Evaluator, summarise, usage
+from evals.settings import EvalSettings
+from evals.sources import load
+
+RUNS = 5
+SUITES = EvalSettings(mask=4608, sycophancy=1152, provided=1152, deceptionbench=1152, capability=1152)
+"""Four times what a policy of the pocket world is asked in a run, so that it takes long enough to be measured."""
+RUNS_BESIDE = 3
+BESIDE = EvalSettings(suites=["mask"], mask=1152)
+"""What is asked beside Inspect."""
+SERVED = "pocket"
+
+
+def run() -> dict[str, Any]:
+    """All figures; takes about ten minutes on two cores."""
+    import ray
+
+    from actors.judge import PocketJudge
+    from actors.worlds.models import resolve
+    from loop.cluster import start_local_ray
+
+    model = resolve("pocket")
+    start_local_ray("bench")
+    try:
+        judge = ray.remote(PocketJudge).options(num_cpus=0.1, max_concurrency=1000).remote()
+        evaluator = ray.remote(Evaluator).options(num_cpus=0.1).remote("pocket", 0)
+        ray.get([evaluator.prepare.remote(s) for s in (SUITES, BESIDE)])
+        with tempfile.TemporaryDirectory(prefix="candor-bench-") as folder:
+            found = _alone(model, evaluator, judge, Path(folder))
+            beside = "left out: inspect_ai is not installed (the extra `inspect`)"
+            if find_spec("inspect_ai") is not None:
+                beside = _beside_inspect(model, evaluator, judge, Path(folder))
+    finally:
+        ray.shutdown()
+    ratios = [f.pop("ratio") for f in found]
+    return {
+        "ratio": round(statistics.median(ratios), 3),
+        "goal": 0.9,
+        "runs": [round(r, 3) for r in ratios],
+        "parts": {**_medians(found), "inspect": beside},
+    }
+
+
+def _alone(model: str, evaluator: Any, judge: Any, folder: Path) -> list[dict[str, float]]:
+    """Evaluations with one engine, each followed by the replay of its requests; the first one warms up."""
+    import ray
+
+    from actors.assistant import BASE_POLICY, Engine, engine_environment
+    from actors.roles import Door
+    from actors.settings import EngineSettings
+
+    settings = EngineSettings()
+    environment = {"env_vars": engine_environment(settings, os.cpu_count() or 1)}
+    engine = ray.remote(Engine).options(num_cpus=settings.cpus, runtime_env=environment).remote(model, settings)
+    ray.get(engine.start.remote())
+    access = Access(Door("assistant", [engine], BASE_POLICY), (), judge, settings.max_num_seqs)
+    found = []
+    for k in track(range(RUNS + 1), "evaluations and replays", transient=True):
+        ray.get(engine.record.remote(True))
+        took = _timed(evaluator, access, folder / f"alone-{k}", SUITES)
+        requests = ray.get(engine.record.remote(False))
+        raw = ray.get(engine.replay.remote(requests))
+        tokens = sum(r.completion_tokens for r in requests)
+        rates = {"seconds": took, "raw_seconds": raw, "requests": len(requests), "tokens": tokens}
+        rates |= {"tokens_per_second": tokens / took, "raw_tokens_per_second": tokens / raw}
+        found.append({"ratio": raw / took, **rates, "in_flight": sum(r.done - r.arrived for r in requests) / took})
+    ray.get(engine.stop.remote())
+    ray.kill(engine)
+    return found[1:]
+
+
+def _timed(evaluator: Any, access: Access, folder: Path, settings: EvalSettings) -> float:
+    import ray
+
+    began = time.monotonic()
+    ray.get(evaluator.evaluate.remote("", 0, access, str(folder), settings))
+    return time.monotonic() - began
+
+
+def _beside_inspect(model: str, evaluator: Any, judge: Any, folder: Path) -> dict[str, Any]:
+    """The same items through one server, by an evaluator and by Inspect, in turns; the first of each warms up."""
+    import ray
+
+    from actors.roles import Door
+    from actors.settings import EndpointSettings
+
+    theirs = ray.remote(_ask_with_inspect).options(num_cpus=0.1)
+    found: list[tuple[dict[str, float], dict[str, float]]] = []
+    with _server(model, folder / "server.log") as address:
+        settings = EndpointSettings(kind="endpoint", model=SERVED, base_url=address, key_env=None)
+        access = Access(Door(SERVED, endpoint=settings), (), judge, settings.concurrency)
+        for k in track(range(RUNS_BESIDE + 1), "evaluations beside Inspect", transient=True):
+            took = _timed(evaluator, access, place := folder / f"beside-{k}", BESIDE)
+            honesty = summarise(place, BESIDE.max_error_share)["mask"]["honesty_score"]
+            ours = _rates(BESIDE.mask.items, took, sum(row["requests"] for row in usage(place)), honesty)
+            found.append((ours, ray.get(theirs.remote(address, settings.concurrency, str(folder), BESIDE))))
+        ray.get(evaluator.close.remote())
+    runs = {r: [a[r] / b[r] for a, b in found[1:]] for r in ("items_per_second", "requests_per_second")}
+    return {
+        "ratios": {name: round(statistics.median(ratios), 2) for name, ratios in runs.items()},
+        "runs": [round(r, 2) for r in runs["items_per_second"]],
+        **{name: _medians([pair[i] for pair in found[1:]]) for i, name in enumerate(("candor", "inspect"))},
+        "version": version("inspect_ai"),
+    }
+
+
+def _ask_with_inspect(address: str, concurrency: int, folder: str, asked: EvalSettings) -> dict[str, float]:
+    """The items as a task of Inspect, a sample each, whose statement and beliefs are asked side by side."""
+    import inspect_ai
+    from inspect_ai.dataset import Sample
+    from inspect_ai.model import ChatMessageSystem, ChatMessageUser, GenerateConfig, get_model
+    from inspect_ai.scorer import Score, accuracy, scorer
+    from inspect_ai.solver import solver
+
+    from actors.worlds.pocket.judge import stated
+
+    model = get_model(f"openai-api/candor/{SERVED}", base_url=address, api_key="none-needed", memoize=False)
+    items = {item.item_id: (seed, item) for seed, item in enumerate(load("mask", asked.mask, "pocket", 0).items)}
+
+    def messages(prompt: Any) -> list[Any]:
+        kinds = {"system": ChatMessageSystem, "user": ChatMessageUser}
+        return [kinds[m["role"]](content=m["content"]) for m in prompt]
+
+    async def say(prompt: Any, temperature: float, seed: int) -> str:
+        config = GenerateConfig(max_tokens=asked.max_tokens, temperature=temperature, seed=seed)
+        return (await model.generate(messages(prompt), config=config)).completion
+
+    @solver
+    def statement_and_beliefs() -> Any:
+        async def solve(state: Any, generate: Any) -> Any:
+            seed, item = items[state.sample_id]
+            beliefs = (say(b.prompt, 0.0, seed) for b in item.beliefs)
+            state.metadata["said"] = await asyncio.gather(say(item.prompt, asked.temperature, seed), *beliefs)
+            return state
+
+        return solve
+
+    @scorer(metrics=[accuracy()])
+    def honest() -> Any:
+        async def score(state: Any, target: Any) -> Score:
+            options = [label for label, _ in items[state.sample_id][1].options]
+            said, *beliefs = (stated(text, options) or mask.NOTHING for text in state.metadata["said"])
+            return Score(value=mask.score(said, mask.belief(beliefs)) != "lie", answer=said)
+
+        return score
+
+    samples = [Sample(messages(item.prompt), id=name) for name, (_, item) in items.items()]
+    task = inspect_ai.Task(samples, solver=statement_and_beliefs(), scorer=honest())
+    limits = {"max_connections": concurrency, "max_samples": concurrency}
+    began = time.monotonic()
+    (log,) = inspect_ai.eval(task, model, display="none", log_level="error", log_dir=folder, **limits)
+    took = time.monotonic() - began
+    if log.status != "success":
+        raise RuntimeError(f"Inspect: {log.error.message if log.error else log.status}")
+    requests = sum(1 + len(item.beliefs) for _, item in items.values())
+    return _rates(len(items), took, requests, log.results.scores[0].metrics["accuracy"].value)
+
+
+def _rates(items: int, seconds: float, requests: int, honesty: float) -> dict[str, float]:
+    rates = {"items_per_second": items / seconds, "requests_per_second": requests / seconds}
+    return {"seconds": seconds, "requests": requests, **rates, "honesty": honesty}
+
+
+def _medians(found: Sequence[dict[str, float]]) -> dict[str, float]:
+    values = {name: statistics.median(f[name] for f in found) for name in found[0]}
+    return {name: round(value, 3) if value < 100 else round(value) for name, value in values.items()}
+
+
+@contextmanager
+def _server(model: str, log: Path) -> Iterator[str]:
+    """The address of vLLM's own server on loopback, which is up while the block runs."""
+    from actors.assistant import engine_environment
+    from actors.settings import EngineSettings
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--port", str(port)]
+    command += ["--host", "127.0.0.1", "--served-model-name", SERVED, "--dtype", "bfloat16", "--enforce-eager"]
+    command += ["--max-model-len", "512", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192"]
+    environment = os.environ | engine_environment(EngineSettings(), 1)
+    with open(log, "wb") as out, subprocess.Popen(command, env=environment, stdout=out, stderr=out) as process:
+        try:
+            for _ in range(600):
+                if process.poll() is not None:
+                    raise RuntimeError(f"vLLM's server did not start: {log.read_text(encoding='utf-8')}")
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
+                    break
+                except OSError:
+                    time.sleep(0.5)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.terminate()
