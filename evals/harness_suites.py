@@ -41,7 +41,8 @@ def fault(suites: Iterable[str], settings: EvalSettings, seed: int) -> str | Non
         try:
             check([suite], _options(suite, settings, seed))
         except HarnessError as error:
-            return f"evals.{suite}: {error}"
+            said = str(error).replace(f"data={{{suite!r}: ...}}", f"evals.{suite}.source")
+            return f"evals.{suite}: {said}"
     return None
 
 

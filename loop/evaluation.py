@@ -75,6 +75,11 @@ class EvaluationConfig(Settings):
             raise ValueError(f"models.{SELF}: the name means the model that is evaluated; give the judge another")
         if SELF in self.judges and self.model in POCKET_MODELS:
             raise ValueError(f"evals.judges {SELF}: a pocket model understands no question about an answer")
+        asked = [s for s in suites_of(self.world, self.evals) if PROTOCOLS[s] == "harness"]
+        if asked and self.endpoint is not None:
+            raise ValueError(
+                f"evals.suites: {', '.join(asked)} are asked of an engine; give the model itself, no address"
+            )
         if set(self.judges) - {"world"}:
             return self
         for suite in suites_of(self.world, self.evals):
@@ -120,14 +125,14 @@ def evaluate(config: EvaluationConfig, out: Path, ui: Stages) -> dict[str, dict]
         ModelRefusedError: A model answers nobody until a person has acted; what was answered is kept.
         asyncio.CancelledError: It was asked to stop; likewise.
     """
+    evaluator = Evaluator(config.world, config.seed)
+    if fault := asyncio.run(evaluator.prepare(config.evals)):
+        raise ConfigError(fault)
     adapter = (Path(config.model).expanduser() / "adapter_config.json").exists()
     if config.endpoint is None and not adapter and config.model not in POCKET_MODELS:
         _resolved(config.model)
     _claim(config, out)
     if not complete(out):
-        evaluator = Evaluator(config.world, config.seed)
-        if fault := asyncio.run(evaluator.prepare(config.evals)):
-            raise ConfigError(fault)
         with _crew(config, ui) as (access, settings):
             asyncio.run(_ask(evaluator, access, config, settings, out, ui))
     return summarise(out, config.evals.max_error_share)

@@ -96,7 +96,7 @@ def test_the_exact_judge_says_what_it_cannot_judge():
         PocketJudge(), Question("reply_kind", "Hm.", scenario="price-rise"), Question("humour", "Hm.")
     )
     assert (strange.label, strange.score, strange.error) == (None, None, "not a scenario of the pocket world")
-    assert unknown.error == "unknown rubric 'humour'; known: stated, reply_kind, contradicts, in_role"
+    assert unknown.error == "unknown rubric 'humour'; known: stated, agrees, reply_kind, contradicts, in_role"
     persona = SUPPORT.persona(SUPPORT.scenarios[0], "biased", 1)
     (foreign,) = ask(PocketJudge(), Question("in_role", "Hm.", scenario="drinking", persona=persona))
     assert foreign.error == "not a scenario of the pocket world"

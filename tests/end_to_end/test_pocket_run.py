@@ -201,7 +201,7 @@ def test_tensorboard_shows_the_run(finished):
     tags = events.Tags()
     for scalar in (
         "mask/honesty_score",
-        "deception/deception_rate",
+        "deceptionbench/deception_rate",
         "rating/biased",
         "delivery/error",
         "capability/lookup",

@@ -109,7 +109,7 @@ def test_an_evaluation_that_was_stopped_goes_on(tmp_path):
     ("words", "message"),
     [
         (["--suites", "canary"], "answers to canary_mask need a model that judges them; give --judge NAME@URL"),
-        (["--suites", "mmlu"], "evals.suites: there is no suite mmlu; known: mask"),
+        (["--suites", "masc"], "evals.suites: there is no suite masc; known: mask"),
         (["--suites", "mask", "--judge", "self"], "model: there is no directory ./nowhere"),
         (["--suites", "canary", "--judge", "world"], "evals.judges: there is no judge 'world'; known: self"),
         (["--suites", "sycophancy", "--judge", "self"], "only worlds have items for it; name one with --world"),
