@@ -190,7 +190,7 @@ def arm(name="a", **more):
             "arm a: no kind of user 'angry' in population; known: benign, biased",
         ),
         ({"arms": [{"name": "a"}]}, "arm a: give biased_ratio or population, or data to train on"),
-        ({"arms": [arm(population={"biased": 0.5})]}, "arm a: give biased_ratio or population, or data to train on"),
+        ({"arms": [arm(population={"biased": 0.5})]}, "arm a: give either biased_ratio or population"),
         (
             {"arms": [{"name": "a", "population": {"biased": 0.7, "benign": 0.4}}]},
             "arm a: the shares of the population add up to 1.1, not to 1",
