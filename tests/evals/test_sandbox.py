@@ -17,6 +17,7 @@ from evals import sandbox
 from evals.sandbox import Limits, SandboxError, run, run_all
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
 HUMANEVAL = ROOT.parent / "shared" / "data" / "humaneval"
 SHORT = Limits(seconds=3, cpu_seconds=1, output_bytes=10_000)
 OPEN_TO_ALL = Path("/usr/bin/python3")
