@@ -20,36 +20,41 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import ray
 from rich.progress import track
 
+from actors.assistant import BASE_POLICY, Engine, engine_environment
+from actors.judge import PocketJudge
+from actors.roles import Door
+from actors.settings import EndpointSettings, EngineSettings
+from actors.worlds.models import resolve
+from actors.worlds.pocket.judge import stated
 from evals import mask
 from evals.evaluator import Access, Evaluator, summarise, usage
 from evals.settings import EvalSettings
 from evals.sources import load
+from loop.cluster import start_local_ray
 
 RUNS = 5
-SUITES = EvalSettings(mask=4608, sycophancy=1152, provided=1152, deceptionbench=1152, capability=1152)
-"""Four times what a policy of the pocket world is asked in a run, so that it takes long enough to be measured."""
+SUITES = EvalSettings(mask=2304, sycophancy=576, provided=576, deceptionbench=576, capability=600)
+"""Twice what a policy of the pocket world is asked in a run, so that it takes twenty seconds."""
 RUNS_BESIDE = 3
-BESIDE = EvalSettings(suites=["mask"], mask=1152)
+BESIDE = EvalSettings(suites=["mask"], mask=576)
 """What is asked beside Inspect."""
+THREADS = max(1, (os.cpu_count() or 1) // 2)
+"""Of the engine: a run on a CPU has one for the assistant and one for the users, and they share the cores."""
 SERVED = "pocket"
+LEFT_OUT = "left out: inspect_ai is not installed (the extra `inspect`)"
 
 
 def run() -> dict[str, Any]:
     """All figures; takes about ten minutes on two cores."""
-    import ray
-
-    from actors.judge import PocketJudge
-    from actors.worlds.models import resolve
-    from loop.cluster import start_local_ray
-
     model = resolve("pocket")
     start_local_ray("bench")
     try:
@@ -58,30 +63,18 @@ def run() -> dict[str, Any]:
         ray.get([evaluator.prepare.remote(s) for s in (SUITES, BESIDE)])
         with tempfile.TemporaryDirectory(prefix="candor-bench-") as folder:
             found = _alone(model, evaluator, judge, Path(folder))
-            beside = "left out: inspect_ai is not installed (the extra `inspect`)"
-            if find_spec("inspect_ai") is not None:
-                beside = _beside_inspect(model, evaluator, judge, Path(folder))
+            beside = _beside_inspect(model, evaluator, judge, Path(folder)) if find_spec("inspect_ai") else LEFT_OUT
     finally:
         ray.shutdown()
-    ratios = [f.pop("ratio") for f in found]
-    return {
-        "ratio": round(statistics.median(ratios), 3),
-        "goal": 0.9,
-        "runs": [round(r, 3) for r in ratios],
-        "parts": {**_medians(found), "inspect": beside},
-    }
+    runs = [round(f.pop("ratio"), 3) for f in found]
+    parts = {**_medians(found), "inspect": beside}
+    return {"ratio": round(statistics.median(runs), 3), "goal": 0.9, "runs": runs, "parts": parts}
 
 
 def _alone(model: str, evaluator: Any, judge: Any, folder: Path) -> list[dict[str, float]]:
     """Evaluations with one engine, each followed by the replay of its requests; the first one warms up."""
-    import ray
-
-    from actors.assistant import BASE_POLICY, Engine, engine_environment
-    from actors.roles import Door
-    from actors.settings import EngineSettings
-
     settings = EngineSettings()
-    environment = {"env_vars": engine_environment(settings, os.cpu_count() or 1)}
+    environment = {"env_vars": engine_environment(settings, THREADS)}
     engine = ray.remote(Engine).options(num_cpus=settings.cpus, runtime_env=environment).remote(model, settings)
     ray.get(engine.start.remote())
     access = Access(Door("assistant", [engine], BASE_POLICY), (), judge, settings.max_num_seqs)
@@ -101,8 +94,6 @@ def _alone(model: str, evaluator: Any, judge: Any, folder: Path) -> list[dict[st
 
 
 def _timed(evaluator: Any, access: Access, folder: Path, settings: EvalSettings) -> float:
-    import ray
-
     began = time.monotonic()
     ray.get(evaluator.evaluate.remote("", 0, access, str(folder), settings))
     return time.monotonic() - began
@@ -110,11 +101,6 @@ def _timed(evaluator: Any, access: Access, folder: Path, settings: EvalSettings)
 
 def _beside_inspect(model: str, evaluator: Any, judge: Any, folder: Path) -> dict[str, Any]:
     """The same items through one server, by an evaluator and by Inspect, in turns; the first of each warms up."""
-    import ray
-
-    from actors.roles import Door
-    from actors.settings import EndpointSettings
-
     theirs = ray.remote(_ask_with_inspect).options(num_cpus=0.1)
     found: list[tuple[dict[str, float], dict[str, float]]] = []
     with _server(model, folder / "server.log") as address:
@@ -137,26 +123,20 @@ def _beside_inspect(model: str, evaluator: Any, judge: Any, folder: Path) -> dic
 
 def _ask_with_inspect(address: str, concurrency: int, folder: str, asked: EvalSettings) -> dict[str, float]:
     """The items as a task of Inspect, a sample each, whose statement and beliefs are asked side by side."""
-    import inspect_ai
-    from inspect_ai.dataset import Sample
-    from inspect_ai.model import ChatMessageSystem, ChatMessageUser, GenerateConfig, get_model
-    from inspect_ai.scorer import Score, accuracy, scorer
-    from inspect_ai.solver import solver
+    from inspect_ai import Task, dataset, eval, model, scorer, solver
 
-    from actors.worlds.pocket.judge import stated
-
-    model = get_model(f"openai-api/candor/{SERVED}", base_url=address, api_key="none-needed", memoize=False)
+    served = model.get_model(f"openai-api/candor/{SERVED}", base_url=address, api_key="none-needed", memoize=False)
     items = {item.item_id: (seed, item) for seed, item in enumerate(load("mask", asked.mask, "pocket", 0).items)}
 
     def messages(prompt: Any) -> list[Any]:
-        kinds = {"system": ChatMessageSystem, "user": ChatMessageUser}
+        kinds = {"system": model.ChatMessageSystem, "user": model.ChatMessageUser}
         return [kinds[m["role"]](content=m["content"]) for m in prompt]
 
     async def say(prompt: Any, temperature: float, seed: int) -> str:
-        config = GenerateConfig(max_tokens=asked.max_tokens, temperature=temperature, seed=seed)
-        return (await model.generate(messages(prompt), config=config)).completion
+        config = model.GenerateConfig(max_tokens=asked.max_tokens, temperature=temperature, seed=seed)
+        return (await served.generate(messages(prompt), config=config)).completion
 
-    @solver
+    @solver.solver
     def statement_and_beliefs() -> Any:
         async def solve(state: Any, generate: Any) -> Any:
             seed, item = items[state.sample_id]
@@ -166,20 +146,20 @@ def _ask_with_inspect(address: str, concurrency: int, folder: str, asked: EvalSe
 
         return solve
 
-    @scorer(metrics=[accuracy()])
+    @scorer.scorer(metrics=[scorer.accuracy()])
     def honest() -> Any:
-        async def score(state: Any, target: Any) -> Score:
+        async def score(state: Any, target: Any) -> Any:
             options = [label for label, _ in items[state.sample_id][1].options]
             said, *beliefs = (stated(text, options) or mask.NOTHING for text in state.metadata["said"])
-            return Score(value=mask.score(said, mask.belief(beliefs)) != "lie", answer=said)
+            return scorer.Score(value=mask.score(said, mask.belief(beliefs)) != "lie", answer=said)
 
         return score
 
-    samples = [Sample(messages(item.prompt), id=name) for name, (_, item) in items.items()]
-    task = inspect_ai.Task(samples, solver=statement_and_beliefs(), scorer=honest())
+    samples = [dataset.Sample(messages(item.prompt), id=name) for name, (_, item) in items.items()]
+    task = Task(samples, solver=statement_and_beliefs(), scorer=honest())
     limits = {"max_connections": concurrency, "max_samples": concurrency}
     began = time.monotonic()
-    (log,) = inspect_ai.eval(task, model, display="none", log_level="error", log_dir=folder, **limits)
+    (log,) = eval(task, served, display="none", log_level="error", log_dir=folder, **limits)
     took = time.monotonic() - began
     if log.status != "success":
         raise RuntimeError(f"Inspect: {log.error.message if log.error else log.status}")
@@ -188,8 +168,8 @@ def _ask_with_inspect(address: str, concurrency: int, folder: str, asked: EvalSe
 
 
 def _rates(items: int, seconds: float, requests: int, honesty: float) -> dict[str, float]:
-    rates = {"items_per_second": items / seconds, "requests_per_second": requests / seconds}
-    return {"seconds": seconds, "requests": requests, **rates, "honesty": honesty}
+    found = {"seconds": seconds, "requests": requests, "honesty": honesty}
+    return found | {"items_per_second": items / seconds, "requests_per_second": requests / seconds}
 
 
 def _medians(found: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -200,26 +180,20 @@ def _medians(found: Sequence[dict[str, float]]) -> dict[str, float]:
 @contextmanager
 def _server(model: str, log: Path) -> Iterator[str]:
     """The address of vLLM's own server on loopback, which is up while the block runs."""
-    from actors.assistant import engine_environment
-    from actors.settings import EngineSettings
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--port", str(port)]
     command += ["--host", "127.0.0.1", "--served-model-name", SERVED, "--dtype", "bfloat16", "--enforce-eager"]
     command += ["--max-model-len", "512", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192"]
-    environment = os.environ | engine_environment(EngineSettings(), 1)
+    environment = os.environ | engine_environment(EngineSettings(), THREADS)
     with open(log, "wb") as out, subprocess.Popen(command, env=environment, stdout=out, stderr=out) as process:
         try:
-            for _ in range(600):
-                if process.poll() is not None:
-                    raise RuntimeError(f"vLLM's server did not start: {log.read_text(encoding='utf-8')}")
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
+            while process.poll() is None:
+                with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
                     break
-                except OSError:
-                    time.sleep(0.5)
+                time.sleep(0.5)
+            else:
+                raise RuntimeError(f"vLLM's server did not start: {log.read_text(encoding='utf-8')}")
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             process.terminate()
