@@ -9,7 +9,7 @@ import pytest
 from actors.roles import Door
 from actors.segments import write_table
 from evals import deceptionbench, scoring
-from evals.evaluator import RECORD, Access, _record
+from evals.evaluator import RECORD, Access, Evaluator
 from evals.inspect_logs import InspectLogError, write_logs
 from evals.outcomes import Outcome, Ruling, Said, to_table
 from evals.settings import EvalSettings
@@ -71,7 +71,7 @@ def evaluation(folder: Path, suites: dict[str, list[Outcome]], settings: EvalSet
     access = Access(Door("assistant"), (Door("gpt", identity="gpt-5-mini"),), object(), 8)
     for suite, rows in suites.items():
         write_table(folder / f"{suite}.arrow", to_table(rows))
-    (folder / RECORD).write_text(json.dumps(_record(loaded, access, settings, seed=7)))
+    (folder / RECORD).write_text(json.dumps(Evaluator(None, seed=7)._record(loaded, access, settings, folder)))
     return folder
 
 
