@@ -57,12 +57,16 @@ class Request:
         kind: `reply` or `choose`.
         prompt: Token ids.
         completion_tokens: How many it wrote.
+        temperature, seed, logprobs: How they were sampled, and whether their probabilities were asked for.
         arrived, done: When it came and when it was answered, `time.time()`.
     """
 
     kind: str
     prompt: list[int]
     completion_tokens: int
+    temperature: float
+    seed: int | None
+    logprobs: bool
     arrived: float
     done: float
 
@@ -101,6 +105,7 @@ class Engine(Desk, Actor):
         from transformers import AutoTokenizer
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.platforms import current_platform
+        from vllm.utils.gc_utils import freeze_gc_heap
         from vllm.v1.engine.async_llm import AsyncLLM
 
         s = self._settings
@@ -136,6 +141,8 @@ class Engine(Desk, Actor):
             raise EngineError(f"the engine of {self._model} did not start: {told}") from None
         self._tokenizer = AutoTokenizer.from_pretrained(self._model)  # vLLM's own goes through a pool of threads
         self._choice_token = lru_cache(maxsize=None)(self._one_token)
+        # Without this the collector walks all that was imported, half a second every few, and nobody is answered then.
+        freeze_gc_heap()
         return f"vllm {vllm.__version__}"
 
     def ping(self) -> Whereabouts:
@@ -172,17 +179,17 @@ class Engine(Desk, Actor):
             max_tokens=sampling.max_tokens,
             temperature=sampling.temperature,
             seed=sampling.seed,
-            logprobs=0,
+            logprobs=0 if sampling.logprobs else None,
             detokenize=False,
         )
         prompt, output = await self._run(policy, prompt_ids(self._tokenizer, messages), params)
         completion = output.outputs[0]
         ids = list(completion.token_ids)
-        steps = completion.logprobs or []
+        steps = zip(ids, completion.logprobs, strict=True) if sampling.logprobs else ()
         return Reply(
             text=self._tokenizer.decode(ids, skip_special_tokens=True).strip(),
             token_ids=ids,
-            logprobs=[step[token].logprob for token, step in zip(ids, steps, strict=True)],
+            logprobs=[step[token].logprob for token, step in steps],
             finish_reason=completion.finish_reason or "unknown",
             prompt_tokens=len(prompt),
             completion_tokens=len(ids),
@@ -318,7 +325,8 @@ class Engine(Desk, Actor):
         if self._record is not None:
             kind = "choose" if params.logprob_token_ids else "reply"
             wrote = len(output.outputs[0].token_ids)
-            self._record.append(Request(kind, ids, wrote, arrived, time.time()))
+            how = (params.temperature, params.seed, params.logprobs is not None)
+            self._record.append(Request(kind, ids, wrote, *how, arrived, time.time()))
         return ids, output
 
     async def record(self, on: bool) -> list[Request]:
@@ -339,8 +347,14 @@ class Engine(Desk, Actor):
         def params(r: Request) -> Any:
             if r.kind == "choose":
                 return SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=choices, detokenize=False)
-            length = {"max_tokens": r.completion_tokens, "min_tokens": r.completion_tokens, "ignore_eos": True}
-            return SamplingParams(**length, temperature=1.0, seed=0, logprobs=0, detokenize=False)
+            return SamplingParams(
+                max_tokens=r.completion_tokens,
+                ignore_eos=True,
+                temperature=r.temperature,
+                seed=r.seed,
+                logprobs=0 if r.logprobs else None,
+                detokenize=False,
+            )
 
         began = time.monotonic()
         await asyncio.gather(*(self._run(policy, r.prompt, params(r)) for r in requests))

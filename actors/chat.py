@@ -46,11 +46,16 @@ class ModelRefusedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a reply is sampled; `seed` makes it repeatable where the engine allows it."""
+    """How a reply is sampled; `seed` makes it repeatable where the engine allows it.
+
+    Attributes:
+        logprobs: Whether the probabilities of what is written are wanted too, which costs an engine some time.
+    """
 
     max_tokens: int
     temperature: float = 1.0
     seed: int | None = None
+    logprobs: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Reply:
 
     Attributes:
         token_ids: The completion's tokens, its end token included; empty where an endpoint does not tell them.
-        logprobs: Natural-log probability of each of them.
+        logprobs: Natural-log probability of each of them, where they were asked for and the model tells them.
         finish_reason: `stop` (the model ended its message) or `length` (it was cut).
         prompt_tokens: Length of the rendered prompt.
         completion_tokens: Length of the completion.

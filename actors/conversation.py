@@ -123,7 +123,8 @@ class Talk:
         text, cut = self.world.opening(self.persona) if turn == 0 else None, False
         if text is None:
             tokens = settings.user_max_tokens or settings.max_tokens
-            reply = await self._next(self.company.user, self.user_messages, tokens, settings.user_temperature, 2 * turn)
+            sampling = Sampling(tokens, settings.user_temperature, self._seed(2 * turn))
+            reply = await _next(self.company.user, self.user_messages, sampling)
             text, cut = reply.text, reply.finish_reason == "length"
         marker = self.world.end_marker
         over = marker is not None and marker in text
@@ -141,9 +142,8 @@ class Talk:
 
     async def _assistant_replies(self, turn: int) -> None:
         settings = self.terms.conversation
-        reply = await self._next(
-            self.company.assistant, self._heard(), settings.max_tokens, settings.temperature, 2 * turn + 1
-        )
+        sampling = Sampling(settings.max_tokens, settings.temperature, self._seed(2 * turn + 1), logprobs=True)
+        reply = await _next(self.company.assistant, self._heard(), sampling)
         if reply.weights != self.conversation.policy:
             raise ChatError(f"{reply.weights} answered where {self.conversation.policy} was asked")
         self.user_messages.append({"role": "user", "content": reply.text})
@@ -156,14 +156,6 @@ class Talk:
                 finish_reason=reply.finish_reason,
             )
         )
-
-    async def _next(
-        self, model: ChatModel, messages: Sequence[Message], max_tokens: int, temperature: float, step: int
-    ) -> Reply:
-        reply = await model.reply(messages, Sampling(max_tokens, temperature, self._seed(step)))
-        if not reply.text:
-            raise ConversationError("a message is empty")
-        return reply
 
     async def _rate(self, index: int) -> None:
         """Have the reply at `index` rated, by the user or by a third person."""
@@ -266,6 +258,13 @@ class Talk:
                 same += 1
             out.append({"role": a.role, "after": same, "messages": a.messages[same:], "answer": a.answer})
         return out
+
+
+async def _next(model: ChatModel, messages: Sequence[Message], sampling: Sampling) -> Reply:
+    reply = await model.reply(messages, sampling)
+    if not reply.text:
+        raise ConversationError("a message is empty")
+    return reply
 
 
 def expectation(answer: Answer) -> float:

@@ -7,9 +7,12 @@ import json
 import random
 import shutil
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from actors.chat import ChatModel
 from actors.files import whole_file
@@ -29,8 +32,14 @@ from evals.sources import Loaded, load_all, suites_of
 
 PART_ROWS = 128
 """Outcomes that are written together while an evaluation is under way; after a crash, at most so many are lost."""
+AHEAD = 1.5
+"""Requests per place in an engine that may all be used: the others wait there for a place to fall free."""
+ITEMS_PER_REQUEST = 2
+"""Items under way per request that may be: an item waits for judges and for shared beliefs too."""
 RECORD = "evaluation.json"
 USAGE = "usage.json"
+_Key = tuple[str, str, int]
+"""Suite, item and replicate of an outcome."""
 
 
 @dataclass(frozen=True)
@@ -144,31 +153,29 @@ class Evaluator(Actor):
             for item in loaded[s].items
             for replicate in range(settings.suite(s).replicates)
         ]
-        self._done, self._total = 0, len(todo)
-        order = random.Random(self._seed).sample(range(len(todo)), len(todo))
-        outcomes: list[Outcome | None] = [None] * len(todo)
+        missing = [w for w in todo if _key(w) not in parts.keys]
+        self._done, self._total = len(todo) - len(missing), len(todo)
+        order = iter(random.Random(self._seed).sample(missing, len(missing)))  # shared: each worker takes the next one
+        failed: list[Exception] = []
 
-        async def one(n: int) -> None:
-            work = todo[n]
-            outcome = parts.kept.get((work.suite, work.item.item_id, work.replicate))
-            if outcome is None:
-                outcome = await asker.ask(work)
-                parts.add(outcome)
-            outcomes[n] = outcome
-            self._done += 1
+        async def work() -> None:
+            for one in order:
+                try:
+                    parts.add(await asker.ask(one))
+                    self._done += 1
+                except Exception as error:
+                    failed.append(error)
 
         try:
-            failed = [f for f in await asyncio.gather(*map(one, order), return_exceptions=True) if f is not None]
+            await asyncio.gather(*(work() for _ in range(ITEMS_PER_REQUEST * at_once)))
             if failed:
                 raise failed[0]
             await self._harness(arm, version, access.model, at_once, place, settings)
         finally:
             parts.flush()
             self._count(place, bill)
-        for suite in loaded:
-            mine = [o for o in outcomes if o.suite == suite]
-            if mine:
-                write_table(place / f"{suite}.arrow", to_table(mine))
+        for suite in {w.suite for w in todo}:
+            write_table(place / f"{suite}.arrow", parts.rows([_key(w) for w in todo if w.suite == suite]))
         _write_json(place / RECORD, self._record(loaded, access, settings, place))
         shutil.rmtree(parts.folder, ignore_errors=True)
         return time.monotonic() - started
@@ -216,6 +223,8 @@ class Evaluator(Actor):
             )
         exact = WorldJudging(JudgeHandle(access.world_judge)) if access.world_judge else None
         at_once = max(1, int(settings.share * access.capacity))
+        if settings.share == 1 and access.model.endpoint is None:
+            at_once = int(AHEAD * at_once)
         return metered(access.model, "evaluated"), Panel(exact, judges), at_once
 
     def _record(
@@ -251,16 +260,14 @@ class _Parts:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.kept: dict[tuple[str, str, int], Outcome] = {}
+        self.keys: set[_Key] = set()
         self._segments = Segments(Store(str(folder)), SCHEMA)
         self._pending: list[Outcome] = []
         for segment in self._segments.all():
             try:
-                rows = self._segments.read(segment).to_pylist()
+                self.keys.update(_keys(self._segments.read(segment)))
             except BufferError:  # what it held is asked again
                 self._segments.store.set_aside(segment.name)
-                continue
-            self.kept |= {(row["suite"], row["item_id"], row["replicate"]): Outcome.of_row(row) for row in rows}
         self._next = 1 + max((s.last for s in self._segments.all()), default=-1)
 
     def add(self, outcome: Outcome) -> None:
@@ -273,3 +280,17 @@ class _Parts:
             self._segments.write(to_table(self._pending), self._next)
             self._next += 1
             self._pending = []
+
+    def rows(self, keys: Sequence[_Key]) -> pa.Table:
+        """The rows that were flushed, in the order of `keys`."""
+        table = pa.concat_tables(self._segments.scan())
+        place = {key: n for n, key in enumerate(_keys(table))}
+        return table.take([place[key] for key in keys]).combine_chunks()
+
+
+def _key(work: Work) -> _Key:
+    return work.suite, work.item.item_id, work.replicate
+
+
+def _keys(table: pa.Table) -> Iterable[_Key]:
+    return zip(*(table[c].to_pylist() for c in ("suite", "item_id", "replicate")), strict=True)

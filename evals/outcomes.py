@@ -7,7 +7,7 @@ figures can be made anew (`candor eval rescore`).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -149,4 +149,5 @@ class Outcome:
 
 def to_table(outcomes: Iterable[Outcome]) -> pa.Table:
     """Rows of `SCHEMA` in the given order."""
-    return pa.Table.from_pylist([asdict(o) for o in outcomes], schema=SCHEMA)
+    rows = [vars(o) | {"said": [*map(vars, o.said)], "rulings": [*map(vars, o.rulings)]} for o in outcomes]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)

@@ -17,7 +17,7 @@ ASK = [said("system", speaker("Sage")), said("user", facts()[0].questions()[0])]
 
 
 def test_replies_come_with_tokens_and_logprobs(engine):
-    reply = ray.get(engine.reply.remote(BASE_POLICY, ASK, Sampling(40, temperature=0)))
+    reply = ray.get(engine.reply.remote(BASE_POLICY, ASK, Sampling(40, temperature=0, logprobs=True)))
     assert facts()[0].value in reply.text
     assert reply.finish_reason == "stop"
     assert len(reply.token_ids) == len(reply.logprobs)

@@ -61,6 +61,7 @@ def ends_the_same(untouched, tmp_path, seed: int, roles: list[str], most: int) -
     return life
 
 
+@pytest.mark.slow
 def test_actors_die_and_the_run_goes_on_by_itself(untouched, tmp_path):
     life = ends_the_same(untouched, tmp_path, 1, sorted(ACTORS), most=8)
     assert life.starts == 1, life.said()

@@ -108,6 +108,7 @@ def check_faulty_run(tmp_path: Path, count: int) -> None:
     assert sum(injected.values()) == stats["requests"] - stats["served"] > 0.25 * stats["requests"]
 
 
+@pytest.mark.slow
 def test_faults_are_counted_and_no_conversation_is_lost(tmp_path):
     check_faulty_run(tmp_path, 120)
 

@@ -55,6 +55,7 @@ def content(out: Path) -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.slow
 def test_arms_learn_from_what_is_composed_for_them_and_a_stopped_one_goes_on(tmp_path):
     config = write(tmp_path, MIXTURE)
     done = candor("finetune", config, "--out", tmp_path / "whole")

@@ -77,6 +77,7 @@ def test_a_repeated_evaluation_asks_the_judge_nothing(server, tmp_path):
     assert tables[0] == tables[1]
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_was_stopped_goes_on(tmp_path):
     """Ctrl-C in the middle; the same command asks only what is missing."""
     with serve(latency=0.05, models=["mock", "judge"], answer=answers) as server:
