@@ -1,4 +1,5 @@
-"""Many small calls to one actor, carried in few: what is asked within a tick goes in one call and comes back in one.
+"""Many small calls to one actor, carried in few: what is asked within a tick goes in one call and comes back in one,
+and what comes after a pause goes at once.
 
 A Ray call costs both sides about a millisecond of processor time, whatever is in it. Hundreds of conversations that
 each ask an engine for a sentence would spend as much on calls as on sentences. So a `Line` gathers for a moment
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,11 +19,23 @@ from typing import Any
 
 from actors.lifeline import answer
 
-TICK_SECONDS = 0.02
-"""How long either end waits for more to come along; little beside the time that an answer takes."""
+TICK_SECONDS = 0.05
+"""Least time between two calls from either end; little beside the time that an answer takes."""
 
 Call = tuple[int, str, tuple]
 """A number, a method's name and its arguments."""
+
+
+class _Ticks:
+    """Moments that lie a tick apart at least."""
+
+    def __init__(self) -> None:
+        self._last = -math.inf
+
+    async def next(self) -> None:
+        """Wait until a tick has gone by since the last one; what is asked before the loop turns comes along anyway."""
+        await asyncio.sleep(max(0.0, self._last + TICK_SECONDS - time.monotonic()))
+        self._last = time.monotonic()
 
 
 @dataclass
@@ -29,6 +44,7 @@ class _Tray:
 
     done: list[tuple[int, Any, Exception | None]] = field(default_factory=list)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
+    ticks: _Ticks = field(default_factory=_Ticks)
     tasks: set[asyncio.Future] = field(default_factory=set)
 
 
@@ -49,7 +65,7 @@ class Desk:
         """Wait until something is answered to this caller, and hand over whatever is."""
         tray = self._tray(caller)
         await tray.ready.wait()
-        await asyncio.sleep(TICK_SECONDS)
+        await tray.ticks.next()
         done, tray.done = tray.done, []
         tray.ready.clear()
         return done
@@ -85,6 +101,7 @@ class Line:
         self._calls: list[Call] = []
         self._sending: asyncio.Task | None = None
         self._fetching: asyncio.Task | None = None
+        self._ticks = _Ticks()
 
     async def ask(self, method: str, *args: Any) -> Any:
         """What the actor's method answers.
@@ -100,7 +117,7 @@ class Line:
         return await asked
 
     async def _send(self) -> None:
-        await asyncio.sleep(TICK_SECONDS)
+        await self._ticks.next()
         calls, self._calls, self._sending = self._calls, [], None
         try:
             await answer(self._handle.submit.remote(self._name, calls), self._role)
