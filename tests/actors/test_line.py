@@ -1,0 +1,96 @@
+import asyncio
+import time
+
+import pytest
+
+from actors.line import TICK_SECONDS, Desk, Line
+
+
+class Method:
+    """A method of an actor, called as Ray would call it."""
+
+    def __init__(self, method):
+        self.method, self.times = method, []
+
+    def remote(self, *args):
+        self.times.append(time.monotonic())
+        return self.method(*args)
+
+
+class Handle:
+    def __init__(self, actor):
+        self.submit, self.collect = Method(actor.submit), Method(actor.collect)
+
+
+class Teller(Desk):
+    async def double(self, number, seconds=0.0):
+        await asyncio.sleep(seconds)
+        return 2 * number
+
+    async def fail(self):
+        raise ValueError("not today")
+
+
+@pytest.fixture
+def handle():
+    return Handle(Teller())
+
+
+def test_what_is_asked_together_goes_and_comes_in_one_call(handle):
+    async def ask():
+        line = Line(handle, "teller")
+        return await asyncio.gather(*(line.ask("double", n) for n in range(500)))
+
+    assert asyncio.run(ask()) == [2 * n for n in range(500)]
+    assert len(handle.submit.times) == len(handle.collect.times) == 1
+
+
+def test_a_lone_call_waits_for_nobody(handle, monkeypatch):
+    monkeypatch.setattr("actors.line.TICK_SECONDS", 1.0)
+
+    async def ask():
+        line = Line(handle, "teller")
+        began = time.monotonic()
+        assert await line.ask("double", 4) == 8
+        return time.monotonic() - began
+
+    assert asyncio.run(ask()) < 0.5
+
+
+def test_calls_of_a_stream_are_a_tick_apart(handle):
+    async def ask():
+        line = Line(handle, "teller")
+
+        async def one(n):
+            await asyncio.sleep(n * 0.002)
+            return await line.ask("double", n, 0.01)
+
+        return await asyncio.gather(*map(one, range(200)))
+
+    assert asyncio.run(ask()) == [2 * n for n in range(200)]
+    for times in (handle.submit.times, handle.collect.times):
+        assert len(times) < 40
+    gaps = [b - a for a, b in zip(handle.submit.times, handle.submit.times[1:], strict=False)]
+    assert all(gap > 0.9 * TICK_SECONDS for gap in gaps)
+
+
+def test_an_answer_does_not_wait_for_a_slower_one(handle):
+    async def ask():
+        line = Line(handle, "teller")
+        slow = asyncio.ensure_future(line.ask("double", 1, 1.0))
+        assert await asyncio.wait_for(line.ask("double", 2), 0.5) == 4
+        assert not slow.done()
+        assert await slow == 2
+
+    asyncio.run(ask())
+
+
+def test_an_error_is_its_callers_alone(handle):
+    async def ask():
+        line = Line(handle, "teller")
+        return await asyncio.gather(line.ask("fail"), line.ask("double", 3), return_exceptions=True)
+
+    failed, fine = asyncio.run(ask())
+    assert isinstance(failed, ValueError)
+    assert str(failed) == "not today"
+    assert fine == 6
