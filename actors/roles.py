@@ -73,7 +73,7 @@ class Troupe:
     """All models that play in a round; each conversation gets a company of them.
 
     Args:
-        endpoints: Endpoints that this process has open, by model; they stay open, so that limits hold over rounds.
+        endpoints: Those that this process has open, as in `open_door`; they stay open, so that limits hold over rounds.
     """
 
     def __init__(self, world: World, peers: Peers, purse: Purse, endpoints: dict[str, ChatModel]) -> None:
@@ -121,11 +121,12 @@ def endpoint_identity(settings: EndpointSettings) -> str:
 
 
 def open_door(door: Door, endpoints: dict[str, ChatModel]) -> ChatModel:
-    """The model behind a door; endpoints stay open in `endpoints`, by model."""
+    """The model behind a door; endpoints stay open in `endpoints`, by what they are called here and where they are."""
     if door.endpoint is None:
         return EngineChat(door.engines, door.policy)
-    if door.model not in endpoints:
+    key = f"{door.model} {endpoint_identity(door.endpoint)}"
+    if key not in endpoints:
         from actors.endpoint import Endpoint
 
-        endpoints[door.model] = Endpoint(door.endpoint, door.share)
-    return endpoints[door.model]
+        endpoints[key] = Endpoint(door.endpoint, door.share)
+    return endpoints[key]

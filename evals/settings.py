@@ -156,7 +156,8 @@ class EvalSettings(ActorSettings):
     """Sampling temperature of what is said under pressure."""
     share: float = Field(1.0, gt=0, le=1)
     """Part of the assistant engines' capacity (`max_num_seqs` times `replicas`), or of an endpoint's `concurrency`,
-    that an evaluation may use at once beside the rollouts."""
+    that an evaluation may use at once beside the rollouts. With all of it, half as many requests again wait at the
+    engines, so that no place is empty for a moment."""
     retries: int = Field(2, ge=0)
     """How often a request that failed is tried again, and a judge whose answer cannot be read is asked again, before
     the item counts as an error."""
@@ -173,6 +174,13 @@ class EvalSettings(ActorSettings):
         if unknown := [s for s in value if s not in known]:
             raise ValueError(f"there is no suite {', '.join(unknown)}; known: {', '.join(known)}")
         return list(expand(value))
+
+    @field_validator("judges")
+    @classmethod
+    def _judges_are_distinct(cls, value: list[str] | None) -> list[str] | None:
+        if value is not None and len(set(value)) < len(value):
+            raise ValueError(f"found {', '.join(value)}; name each judge once (judge_repeats asks it several times)")
+        return value
 
     @model_validator(mode="before")
     @classmethod

@@ -118,6 +118,7 @@ def test_an_evaluation_that_was_stopped_goes_on(tmp_path):
         (["--judge", "self", "--set", "evals.canary_mask.sha256=" + "0" * 64], "evals.canary_mask.sha256: "),
         (["--judge", "self", "--set", "evals.prompts=/nowhere"], "evals.prompts /nowhere: there is no such folder"),
         (["--judge", "self", "--config", "nowhere.yaml"], "nowhere.yaml: there is no such config"),
+        (["--judge", "gpt@http://a", "--judge", "gpt@http://b"], "name each judge once"),
         (["--judge", "self", "--limit", "99"], "has 54 items, and 99 are asked for"),
     ],
 )
@@ -129,6 +130,18 @@ def test_what_cannot_be_asked_is_said_before_anything_starts(tmp_path, monkeypat
     done = candor("eval", "./nowhere", "--out", tmp_path / "out", *words)
     assert done.exit_code == 2
     assert message in done.stderr
+
+
+def test_a_judge_that_is_called_like_the_model_is_another(server, tmp_path):
+    """Both are called mock, at two addresses, and each gets its own questions."""
+    with serve(answer=judge().answer, models=["mock"]) as other:
+        words = [f"mock@{other.base_url}" if w.startswith("judge@") else w for w in command(server, tmp_path / "out")]
+        done = candor(*words, "--json", "--limit", "6")
+        asked = other.stats()["served"]
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout.splitlines()[-1])["canary_mask"]["outcomes"]["error"] == 0
+    assert asked == requests_of(tmp_path / "out", "eval judge") > 0
+    assert server.stats()["served"] == requests_of(tmp_path / "out", "evaluated") > 0
 
 
 def test_a_folder_belongs_to_one_evaluation(server, tmp_path):
