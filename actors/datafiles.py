@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,14 @@ def locate(
         DataFileError: It is none of them, cannot be had, or holds no file that can be read.
     """
     place = Path(source).expanduser()
-    commit = None
+    commit, wanted = None, wanted or [f"*.{f}" for f in FORMATS]
     if not place.exists():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
             raise DataFileError(f"{source}: there is no such file or folder, nor is it a Hub name")
-        place, commit = _from_hub(source, revision, wanted or [f"*.{f}" for f in FORMATS])
+        place, commit = _from_hub(source, revision, wanted)
     files = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.suffix[1:] in FORMATS)
+    if commit is not None:  # whoever fetched the data set before may have fetched more of it
+        files = [p for p in files if any(fnmatch(p.relative_to(place).as_posix(), w) for w in wanted)]
     if not files:
         raise DataFileError(f"{source}: holds no file of the kinds {', '.join(FORMATS)}")
     return place, files, commit

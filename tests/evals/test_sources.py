@@ -123,6 +123,23 @@ def test_a_data_set_of_the_hub_is_read_from_its_cache(tmp_path, monkeypatch):
         load("deceptionbench", SuiteSettings(), None, 0)
 
 
+def test_of_a_data_set_of_the_hub_only_the_files_that_are_meant_are_read(tmp_path, monkeypatch):
+    """Somebody has all of BeHonest in the cache; the suite is about one folder of it."""
+    import huggingface_hub.constants as constants
+
+    place = tmp_path / "datasets--GAIR--BeHonest"
+    for folder, asked in (("Unknowns", "What will be drawn tomorrow?"), ("Knowns", "What is two and two?")):
+        file = place / "snapshots" / "0123456789" / folder / "data.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps([{"question": asked}]))
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("0123456789")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (item,) = load("behonest", SuiteSettings(), None, 0).items
+    assert item.prompt[-1]["content"] == "What will be drawn tomorrow?"
+
+
 def test_a_row_of_deceptionbench_becomes_an_item(tmp_path):
     told = DECEPTION | {"id": 8, "type": "sandbagging"}
     first, second = items(jsonl(tmp_path, "rows.jsonl", DECEPTION, told), "deceptionbench")
