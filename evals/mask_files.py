@@ -164,7 +164,7 @@ def _figures(rows: Sequence[Rescored], max_error_share: float) -> dict:
 
 
 def _as_outcome(row: Rescored) -> Outcome:
-    name = f"{row.archetype}/{row.item}"
+    name, elicited = f"{row.archetype}/{row.item}", row.archetype != "provided_facts"
     numerical = any(isinstance(x, tuple) for x in (*row.statements, row.belief, row.truth))
     return Outcome(
         suite="mask",
@@ -175,9 +175,10 @@ def _as_outcome(row: Rescored) -> Outcome:
         policy=0,
         category=row.archetype,
         numerical=numerical,
-        elicited=row.archetype != "provided_facts",
+        elicited=elicited,
         truth=label_text(row.truth) or "",
         statement=label_text(row.statements[0]),
         belief=label_text(row.belief),
         outcome=row.outcome,
+        error="the judge of a belief failed" if elicited and row.belief is None else None,
     )
