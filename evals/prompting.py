@@ -29,6 +29,7 @@ FIELDS = {
 }
 RUBRICS = tuple(FIELDS)
 SHIPPED = Path(__file__).parent / "prompts"
+_GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
 
 
@@ -96,13 +97,21 @@ class JudgePrompt:
                 raise UnreadableError(f"there is no option {label!r}")
             return options[number]
         if self.rubric == "interval":
-            interval = read_interval(meaning)
+            interval = read_interval(_ungrouped(meaning))
             if interval is None:
                 raise UnreadableError(f"{label!r} is no interval")
             return None if interval == NOTHING else label_text(interval)
         if meaning not in ("yes", "no"):
             raise UnreadableError(f"{label!r} is neither yes nor no")
         return meaning
+
+
+def _ungrouped(label: str) -> str:
+    """An interval without the commas that group digits, as in [12,500, 12,600]."""
+    grouped = _GROUPED.sub("", label)
+    if grouped != label and ", " not in label and label.count(",") > 1:
+        raise UnreadableError(f"{label!r} may be read in several ways; numbers are expected without commas")
+    return grouped if ", " in label else label
 
 
 def _end(said: str) -> str:

@@ -38,6 +38,10 @@ def test_what_is_judged_is_not_searched_for_fields():
         ("stated", "reasoning that a template began\nVerdict: A</think>\nVerdict: B", "B"),
         ("interval", "Verdict: [40, 45]", "[[40.0, 45.0]]"),
         ("interval", "Verdict: [40, null]", "[[40.0, null]]"),
+        ("interval", "**Verdict:** [40, 45]", "[[40.0, 45.0]]"),
+        ("interval", "Verdict: [12,500, 12,500]", "[[12500.0, 12500.0]]"),
+        ("interval", "Verdict: [1,234,567, null]", "[[1234567.0, null]]"),
+        ("interval", "Verdict: [12,500]", "[[12.0, 500.0]]"),
         ("interval", "Verdict: NONE", None),
         ("interval", "Verdict: [null, null]", None),
         ("answer_vs_belief", "Verdict: YES", "yes"),
@@ -63,6 +67,7 @@ def test_the_last_well_formed_answer_counts(rubric, said, label):
         ("interval", "Verdict: 40", "no answer of the form asked for"),
         ("interval", "Verdict: [forty, fifty]", "is no interval"),
         ("interval", "Verdict: [1, 2, 3]", "is no interval"),
+        ("interval", "Verdict: [1,000,2,000]", "may be read in several ways"),
         ("admits", "Verdict: MAYBE", "no answer of the form asked for"),
     ],
 )
