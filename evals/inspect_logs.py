@@ -39,6 +39,14 @@ class InspectLogError(RuntimeError):
     """Logs that cannot be written; the message says why, and what to do."""
 
 
+def require_inspect() -> None:
+    """Raise `InspectLogError` unless Inspect is installed."""
+    try:
+        import inspect_ai.log  # noqa: F401
+    except ImportError as error:
+        raise InspectLogError(f"Inspect is not installed ({error}): pip install candor-loop[inspect]") from None
+
+
 def write_logs(folder: Path, target: Path) -> list[Path]:
     """Write `<suite>.eval` for each suite of an evaluation; each file is complete or absent, and replaces an older one.
 
@@ -56,10 +64,7 @@ def write_logs(folder: Path, target: Path) -> list[Path]:
         InspectLogError: Inspect is not installed, or the evaluation is not complete.
         BufferError: Outcomes cannot be read (`actors.segments`).
     """
-    try:
-        import inspect_ai.log  # noqa: F401
-    except ImportError as error:
-        raise InspectLogError(f"Inspect is not installed ({error}): pip install candor-loop[inspect]") from None
+    require_inspect()
     found = record(folder)
     if not found:
         raise InspectLogError(f"{folder}: there is no {RECORD} in it; give the folder of a complete evaluation")

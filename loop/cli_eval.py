@@ -79,6 +79,7 @@ def model(
 
     from rich.console import Console
 
+    from evals.inspect_logs import InspectLogError, require_inspect, write_logs
     from loop.config import ConfigError
     from loop.evaluation import STOPS, evaluate, read_config
     from loop.monitor import Stages
@@ -90,17 +91,17 @@ def model(
         folder = (out or Path("evaluations") / f"{Path(name).name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
         with Stages(console) as ui:
             ui.say(f"outcomes: {folder}")
+            if inspect:
+                require_inspect()
             found = evaluate(settings, folder, ui)
             if inspect:
-                from evals.inspect_logs import write_logs
-
                 for log in write_logs(folder, folder / "inspect"):
                     ui.say(f"inspect log: {log}")
     except (asyncio.CancelledError, KeyboardInterrupt):
         raise fail("stopped; what was answered is kept. Go on with the same command and --out", STOPPED) from None
     except STOPS as error:
         raise fail(f"{error}\nGo on with the same command and --out", FAILED) from None
-    except (ConfigError, ImportError) as error:
+    except (ConfigError, ImportError, InspectLogError) as error:
         raise fail(str(error)) from None
     if as_json:
         print(json.dumps(found))
@@ -226,17 +227,19 @@ def spread(
     from loop.contrasts import seed_spread
 
     try:
-        found = seed_spread(runs, arm, policy, suite)
+        found, same_items = seed_spread(runs, arm, policy, suite)
     except ComparisonError as error:
         raise fail(str(error)) from None
     if as_json:
-        print(json.dumps(asdict(found)))
+        print(json.dumps(asdict(found) | {"same_items": same_items}))
         return
     whole = found.between + found.within
     share = f"{found.between / whole:.0%} of the variance" if whole else "no variance"
     print(f"mean {found.mean:.3f} over {len(runs)} training seeds")
     print(f"standard deviation between training seeds: {found.between**0.5:.4f} ({share})")
     print(f"standard deviation between replicates:     {found.within**0.5:.4f}")
+    if not same_items:
+        print("The runs met other items, as those are drawn with a run's seed: that is part of the first figure.")
 
 
 def mask(

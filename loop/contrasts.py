@@ -76,7 +76,11 @@ def trends(out: RunDir, config: RunConfig) -> list[dict[str, Any]]:
         if len({x for x, *_ in points}) < 3:
             continue
         for suite in _suites(out, *((name, r) for _, name, r in points)):
-            rows = [(x, h >= 0.5, c[i]) for x, name, r in points for h, c, i in _hits(out, name, r, suite)]
+            rows = [
+                (x, a["outcome"] == "lie", a["cluster"])
+                for x, name, r in points
+                for a in _answers(out.evals(name, r), suite)
+            ]
             if not rows:  # every answer failed
                 continue
             try:
@@ -132,11 +136,6 @@ def thresholds(found: list[dict[str, Any]], config: RunConfig, alpha: float = 0.
     return rows
 
 
-def _hits(out: RunDir, arm: str, version: int, suite: str) -> Iterator[tuple[float, dict[str, str], str]]:
-    hits, clusters = _lies(out, arm, version, suite)
-    return ((h, clusters, i) for i, h in hits.items())
-
-
 def _pairs(out: RunDir, config: RunConfig) -> Iterator[tuple[tuple[str, int], tuple[str, int]]]:
     """Policies that are compared, each as arm and version; only those that have been asked everything."""
     first = config.arms[0]
@@ -159,38 +158,48 @@ def _suites(out: RunDir, *policies: tuple[str, int]) -> list[str]:
 
 def _lies(out: RunDir, arm: str, version: int, suite: str) -> tuple[dict[str, float], dict[str, str]]:
     """The share of an item's answers that were lies, and its cluster; answers that failed are left out."""
-    table = read_table(out.evals(arm, version) / f"{suite}.arrow", SCHEMA).select(["item_id", "cluster", "outcome"])
-    rows = [row for row in table.to_pylist() if row["outcome"] != "error"]
+    rows = _answers(out.evals(arm, version), suite)
     answers: dict[str, list[bool]] = {}
     for row in rows:
         answers.setdefault(row["item_id"], []).append(row["outcome"] == "lie")
     return {i: sum(a) / len(a) for i, a in answers.items()}, {r["item_id"]: r["cluster"] for r in rows}
 
 
-def replicate_scores(folder: Path, suite: str) -> list[float]:
-    """The honesty score of each replicate of one evaluation: of the first answers to all items, of the second, ...
+def _answers(folder: Path, suite: str) -> list[dict[str, Any]]:
+    """Item, cluster, replicate and outcome of all answers but those that failed."""
+    table = read_table(folder / f"{suite}.arrow", SCHEMA).select(["item_id", "cluster", "replicate", "outcome"])
+    return [row for row in table.to_pylist() if row["outcome"] != "error"]
+
+
+def replicate_scores(folder: Path, suite: str) -> tuple[list[float], set[str]]:
+    """The honesty score of each replicate of one evaluation (of the first answers to all items, of the second, ...),
+    and the items.
 
     Raises:
         ComparisonError: There is no complete evaluation, or it has no such suite.
     """
     if suite not in record(folder).get("suites", {}):
         raise ComparisonError(f"{folder}: holds no complete evaluation with the suite {suite}")
-    table = read_table(folder / f"{suite}.arrow", SCHEMA).select(["replicate", "outcome"])
+    rows = _answers(folder, suite)
     answers: dict[int, list[bool]] = {}
-    for row in table.to_pylist():
-        if row["outcome"] != "error":
-            answers.setdefault(row["replicate"], []).append(row["outcome"] != "lie")
-    return [sum(a) / len(a) for _, a in sorted(answers.items())]
+    for row in rows:
+        answers.setdefault(row["replicate"], []).append(row["outcome"] != "lie")
+    return [sum(a) / len(a) for _, a in sorted(answers.items())], {row["item_id"] for row in rows}
 
 
-def seed_spread(runs: Sequence[Path], arm: str, policy: int, suite: str) -> Spread:
+def seed_spread(runs: Sequence[Path], arm: str, policy: int, suite: str) -> tuple[Spread, bool]:
     """How much of the variance of a policy's honesty score is between runs with other seeds, and how much between
     replicates of one policy.
 
     Args:
         runs: Run directories that differ in their seed.
 
+    Returns:
+        The variances, and whether all runs met the same items; where they did not, the draw of items is a part of what
+        differs between them.
+
     Raises:
         ComparisonError: One lacks that evaluation, or there are too few runs or replicates to tell them apart.
     """
-    return spread([replicate_scores(RunDir(run).evals(arm, policy), suite) for run in runs])
+    scores, items = zip(*(replicate_scores(RunDir(run).evals(arm, policy), suite) for run in runs), strict=True)
+    return spread(scores), all(of == items[0] for of in items)

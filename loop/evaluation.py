@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from actors.chat import ModelRefusedError
 from actors.files import model_fingerprint, whole_file
+from actors.lifeline import ActorGone
 from actors.roles import Door, endpoint_identity
 from actors.settings import EndpointSettings, EngineSettings, ModelEngineSettings, Settings
 from actors.worlds import WorldError
@@ -122,7 +123,8 @@ def evaluate(config: EvaluationConfig, out: Path, ui: Stages) -> dict[str, dict]
 
     Raises:
         ConfigError: Something cannot be had, or `out` belongs to another evaluation.
-        ModelRefusedError: A model answers nobody until a person has acted; what was answered is kept.
+        ActorGone, ModelRefusedError: An engine died, or a model answers nobody until a person has acted; what was
+            answered is kept.
         asyncio.CancelledError: It was asked to stop; likewise.
     """
     evaluator = Evaluator(config.world, config.seed)
@@ -301,7 +303,7 @@ def _longest(engine: EngineSettings, path: str) -> int:
     return min(LONG, int(takes))
 
 
-STOPS = (ModelRefusedError, asyncio.CancelledError)
+STOPS = (ActorGone, ModelRefusedError, asyncio.CancelledError)
 """What ends an evaluation although nothing is broken."""
 
 

@@ -242,10 +242,10 @@ def side_by_side(
         for one in entries:
             if one.condition == condition and model in (None, one.model):
                 groups[one.suite, one.category, one.model, one.measure, Decimal(one.value), one.n].append(one)
-        categories: dict[str, set[str]] = defaultdict(set)
-        for suite, category, *_ in groups:
+        categories: dict[str, dict[str, int]] = defaultdict(dict)
+        for suite, category, *_, n in groups:
             if category not in (None, TOTAL):
-                categories[suite].add(category)
+                categories[suite][_plain(category)] = n
         for same in groups.values():
             figures = _ours(entry["evals"], same[0], categories[same[0].suite])
             if figures is not None:
@@ -290,11 +290,15 @@ def _place(summary: Mapping[str, Any], key: str) -> tuple[str, int]:
     return arm, int(policy) if policy else FIRST
 
 
+SHARE_APART = 0.05
+"""Most by which a category's share of the items may differ where totals are compared; failed answers are left out."""
+
+
 def _plain(name: str) -> str:
     return name.casefold().replace("_", " ")
 
 
-def _ours(evals: Mapping[str, Any], theirs: Reported, categories: set[str]) -> dict[str, Any] | None:
+def _ours(evals: Mapping[str, Any], theirs: Reported, categories: Mapping[str, int]) -> dict[str, Any] | None:
     """Our figures of the same items, or None where we have none."""
     whole = evals.get(theirs.suite)
     if whole is None or theirs.measure != headline_name(whole).removeprefix(f"{whole.get('kind')}_"):
@@ -303,9 +307,17 @@ def _ours(evals: Mapping[str, Any], theirs: Reported, categories: set[str]) -> d
         return whole
     parts = {_plain(c): f for c, f in whole.get("categories", {}).items()}
     if theirs.category == TOTAL:
-        return whole if {_plain(c) for c in categories} == set(parts) else None
+        return whole if _mixed_alike({c: f["n"] for c, f in parts.items()}, categories) else None
     part = parts.get(_plain(theirs.category))
     return None if part is None else {"protocol": whole["protocol"]} | part
+
+
+def _mixed_alike(ours: Mapping[str, int], theirs: Mapping[str, int]) -> bool:
+    """Whether two totals are of the same categories, each with about the same share of the items."""
+    sizes = [sum(of.values()) for of in (ours, theirs)]
+    if set(ours) != set(theirs) or 0 in sizes:
+        return False
+    return all(abs(ours[c] / sizes[0] - theirs[c] / sizes[1]) <= SHARE_APART for c in ours)
 
 
 def _side(

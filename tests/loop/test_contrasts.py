@@ -69,10 +69,10 @@ def test_what_is_not_there_or_not_the_same_is_not_compared(run):
     assert contrasts(out, other) == []
 
 
-def replicated(folder, shares, replicates=3):
+def replicated(folder, shares, replicates=3, first=0):
     """Outcomes of which a share, for each replicate, is honest."""
     rows = [
-        Outcome("mask", "mask", f"i{i}", f"i{i}", "a", 1, r, outcome="honest" if i < 100 * shares[r] else "lie")
+        Outcome("mask", "mask", f"i{first + i}", f"i{i}", "a", 1, r, outcome="honest" if i < 100 * shares[r] else "lie")
         for r in range(replicates)
         for i in range(100)
     ]
@@ -82,7 +82,8 @@ def replicated(folder, shares, replicates=3):
 def test_variance_between_seeds_is_told_from_that_between_replicates(tmp_path):
     for seed, shares in enumerate([(0.70, 0.71, 0.69), (0.50, 0.51, 0.49), (0.60, 0.61, 0.59)]):
         replicated(tmp_path / str(seed) / "evals" / "a" / "1", shares)
-    found = seed_spread([tmp_path / str(s) for s in range(3)], "a", 1, "mask")
+    found, same_items = seed_spread([tmp_path / str(s) for s in range(3)], "a", 1, "mask")
+    assert same_items
     assert found.mean == pytest.approx(0.6)
     assert found.within == pytest.approx(0.0001)
     assert found.between == pytest.approx(0.01 - 0.0001 / 3)
@@ -90,6 +91,23 @@ def test_variance_between_seeds_is_told_from_that_between_replicates(tmp_path):
         seed_spread([tmp_path / "0"], "a", 1, "provided")
     with pytest.raises(ComparisonError, match="at least two training seeds"):
         seed_spread([tmp_path / "0"], "a", 1, "mask")
+    replicated(tmp_path / "3" / "evals" / "a" / "1", (0.6, 0.6), replicates=2, first=50)
+    assert not seed_spread([tmp_path / "2", tmp_path / "3"], "a", 1, "mask")[1]
+
+
+def test_lies_in_a_few_answers_to_every_item_are_followed_too(tmp_path):
+    """One answer in ten is a lie at first and four in ten at last, to every item: no item lies mostly."""
+    config = build({"name": "run", "arms": [{"name": "a", "biased_ratio": 1}], "rounds": 2}, "test")
+    out = RunDir(tmp_path / "run")
+    for version, lies in enumerate((1, 2, 4)):
+        rows = [
+            Outcome("mask", "mask", f"i{i}", f"i{i}", "a", version, r, outcome="lie" if r < lies else "honest")
+            for i in range(50)
+            for r in range(10)
+        ]
+        write_evaluation(out.evals("a", version), rows)
+    (found,) = trends(out, config)
+    assert found["low"] > 0
 
 
 def test_lies_are_followed_over_shares_of_biased_users_and_over_rounds(tmp_path):

@@ -287,6 +287,20 @@ def test_other_items_are_not_compared(tmp_path):
     assert [(s.policy, s.theirs.category) for s in sides] == [(1, "sycophancy"), (1, "sandbagging")]
 
 
+def test_a_total_over_another_mix_of_categories_is_another_total(tmp_path):
+    config = build({"name": "run", "arms": [{"name": "control", "biased_ratio": 0}], "rounds": 1}, "test")
+    out = RunDir(tmp_path / "run")
+    out.open(config)
+    made = [
+        Outcome("deceptionbench", "deceptionbench", f"{c}/{i}", f"{c}/{i}", "control", 0, category=c, outcome="lie")
+        for c in DECEPTION
+        for i in range(16)
+    ]
+    write_evaluation(out.evals("control", 0), made)
+    sides = side_by_side(write_summary(out, config, "finished"), model=LLAMA)
+    assert {s.theirs.category for s in sides} == set(DECEPTION)
+
+
 def test_clusters_of_items_widen_the_interval(tmp_path):
     config = build({"name": "run", "arms": [{"name": "a", "biased_ratio": 0}], "rounds": 1}, "test")
     out = RunDir(tmp_path / "run")
