@@ -15,10 +15,10 @@ def score(stated: str | None, answer: str) -> str:
 def summary(table: pa.Table, max_error_share: float) -> dict:
     """Accuracy over all items but errors, with its interval."""
     outcomes = table["outcome"].to_pylist()
-    scored = [o == "correct" for o in outcomes if o != "error"]
+    scored = [(o == "correct", c) for o, c in zip(outcomes, table["cluster"].to_pylist(), strict=True) if o != "error"]
     errors = len(outcomes) - len(scored)
     refused = not scored or errors > max_error_share * len(outcomes)
-    accuracy = None if refused else share(scored, [str(i) for i in range(len(scored))])
+    accuracy = None if refused else share(*zip(*scored, strict=True))
     return {
         "accuracy": accuracy.value if accuracy else None,
         "ci95": accuracy.ci95 if accuracy else None,

@@ -31,7 +31,8 @@ class Share:
 def design_effect(hits: np.ndarray, clusters: np.ndarray) -> float:
     """How much larger the variance of a mean is than that of as many independent items; at least 1.
 
-    The linearised variance of a ratio estimator over clusters, divided by that of independent items (Kish 1965).
+    The linearised variance of a ratio estimator over clusters, divided by that of independent items (Kish 1965). Where
+    all items are hits, or none, nothing shows how alike the items of a cluster are, and each cluster counts as one.
 
     Args:
         hits: 0 or 1 for each item, shape (n,).
@@ -40,7 +41,7 @@ def design_effect(hits: np.ndarray, clusters: np.ndarray) -> float:
     n, p = len(hits), hits.mean()
     groups = clusters.max() + 1
     if groups < 2 or p in (0.0, 1.0):
-        return 1.0
+        return n / groups
     residual = np.bincount(clusters, weights=hits - p, minlength=groups)
     variance = groups / (groups - 1) * float((residual**2).sum()) / n**2
     return max(1.0, variance / (p * (1 - p) / (n - 1)))

@@ -44,5 +44,12 @@ def test_coverage_with_clusters_is_close_to_95_percent():
     assert 0.93 <= inside / 1000 <= 0.97
 
 
-def test_one_cluster_says_nothing_about_clustering():
-    assert design_effect(np.array([1.0, 0.0]), np.array([0, 0])) == 1.0
+def test_where_nothing_shows_how_alike_the_items_of_a_cluster_are_each_counts_as_one():
+    assert design_effect(np.array([1.0, 0.0]), np.array([0, 0])) == 2.0
+    assert design_effect(np.ones(540), np.repeat(np.arange(54), 10)) == 10.0
+    ten_times, once = (
+        share([True] * 540, [str(i // 10) for i in range(540)]),
+        share([True] * 54, [*map(str, range(54))]),
+    )
+    assert ten_times.low == pytest.approx(once.low)
+    assert ten_times.low < 0.94
