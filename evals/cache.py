@@ -10,6 +10,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from actors.chat import ChatModel, Choice, Reply, Sampling
@@ -44,11 +45,15 @@ class ReplyCache:
 
     def get(self, key: str) -> Reply | None:
         """What was answered before; it has cost nothing now."""
-        row = self._db.execute("SELECT text, finish_reason FROM replies WHERE key = ?", (key,)).fetchone()
+        try:
+            row = self._db.execute("SELECT text, finish_reason FROM replies WHERE key = ?", (key,)).fetchone()
+        except sqlite3.Error:  # locked by many processes, or damaged: as good as empty
+            return None
         return None if row is None else Reply(row[0], [], [], row[1], 0, 0, "cache")
 
     def put(self, key: str, reply: Reply) -> None:
-        self._db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?)", (key, reply.text, reply.finish_reason))
+        with suppress(sqlite3.Error):  # a full disk, for example; then it is not kept
+            self._db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?)", (key, reply.text, reply.finish_reason))
 
 
 class Cached:
@@ -72,10 +77,11 @@ class Cached:
         if key not in self._asked:  # who asks the same meanwhile waits for the same answer
             self._asked[key] = asyncio.ensure_future(self._model.reply(messages, sampling))
             try:
-                self._cache.put(key, await self._asked[key])
+                reply = await self._asked[key]
             finally:
                 del self._asked[key]
-            return self._cache.get(key)
+            self._cache.put(key, reply)
+            return reply
         return await asyncio.shield(self._asked[key])
 
     async def choose(self, messages: Sequence[Message], choices: Sequence[str]) -> Choice:

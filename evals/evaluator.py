@@ -165,6 +165,8 @@ class Evaluator(Actor):
                     self._done += 1
                 except Exception as error:
                     failed.append(error)
+                if failed:  # of no single item, so nothing more is asked
+                    return
 
         try:
             await asyncio.gather(*(work() for _ in range(ITEMS_PER_REQUEST * at_once)))
@@ -172,8 +174,8 @@ class Evaluator(Actor):
                 raise failed[0]
             await self._harness(arm, version, access.model, at_once, place, settings)
         finally:
-            parts.flush()
             self._count(place, bill)
+            parts.flush()
         for suite in {w.suite for w in todo}:
             write_table(place / f"{suite}.arrow", parts.rows([_key(w) for w in todo if w.suite == suite]))
         _write_json(place / RECORD, self._record(loaded, access, settings, place))

@@ -182,6 +182,25 @@ def test_the_exact_judge_calibrates_a_model_that_judges(tmp_path):
     assert found["same label"]["value"] == pytest.approx(0.9, abs=0.02)
 
 
+def test_what_fails_for_all_items_ends_an_evaluation(tmp_path, monkeypatch):
+    """The disk is full: no more is asked in vain, and what was asked is on the bill."""
+    import evals.evaluator
+
+    def full(*_):
+        raise OSError(28, "no space left on device")
+
+    model = ScriptedChat(lambda messages: "I would rather not say.")
+    monkeypatch.setattr(evals.evaluator, "open_door", lambda door, endpoints: model)
+    monkeypatch.setattr(evals.evaluator, "JudgeHandle", lambda judge: judge)
+    monkeypatch.setattr(Segments, "write", full)
+    evaluator = Evaluator("pocket", 0)
+    terms = ("arm", 1, Access(Door("assistant"), (), PocketJudge(), 4), str(tmp_path), FEW)
+    with pytest.raises(OSError, match="no space left"):
+        asyncio.run(evaluator.evaluate(*terms))
+    (asked,) = json.loads((tmp_path / "usage.json").read_text())
+    assert PART_ROWS <= asked["requests"] < asyncio.run(evaluator.progress())[1]
+
+
 def access(engine, judge, at_once=256):
     return Access(Door("assistant", [engine], BASE_POLICY), (), judge, at_once)
 
