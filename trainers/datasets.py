@@ -129,7 +129,9 @@ def read(settings: SourceSettings, world: str, seed: int, wanted: int | None = N
         DatasetError: It cannot be read, holds no conversation, or the same one twice where that is not allowed.
     """
     if settings.source == "world":
-        return _of_world(settings, world, seed, wanted or settings.rows or 1)
+        if (wanted := settings.rows if wanted is None else wanted) is None:
+            raise DatasetError(f"source world {settings.part}: say how many rows; a world has no end of them")
+        return _of_world(settings, world, seed, wanted)
     where, rows, record = _rows(settings)
     if not rows:
         raise DatasetError(f"{where}: there are no rows in it")

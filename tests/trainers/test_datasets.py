@@ -94,8 +94,10 @@ def test_sources_that_cannot_be_used_are_named(tmp_path):
     assert (found.record["rows"], found.record["duplicates"]) == (1, 2)
     with pytest.raises(DatasetError, match=r"holds no file other/\*"):
         reading(source=str(tmp_path), part="other/*")
+    with pytest.raises(DatasetError, match="source world talk/severe: say how many rows"):
+        reading(source="world", part="talk/severe")
     with pytest.raises(DatasetError, match="no part 'talk/rude' to fine-tune on; it has downstream, and talk"):
-        reading(source="world", part="talk/rude")
+        reading(source="world", part="talk/rude", rows=1)
 
 
 @pytest.mark.parametrize("how", ["add", "replace"])
