@@ -62,17 +62,11 @@ def ends_the_same(untouched, tmp_path, seed: int, roles: list[str], most: int) -
 
 
 @pytest.mark.slow
-def test_actors_die_and_the_run_goes_on_by_itself(untouched, tmp_path):
-    life = ends_the_same(untouched, tmp_path, 1, sorted(ACTORS), most=8)
-    assert life.starts == 1, life.said()
-    assert len(life.kills) == 8
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", [2, 3])
 def test_actors_die_at_every_stage(untouched, tmp_path, seed):
     life = ends_the_same(untouched, tmp_path, seed, sorted(ACTORS), most=24)
     assert life.starts == 1, life.said()
+    assert len(life.kills) >= 8
 
 
 @pytest.mark.slow
