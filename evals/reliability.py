@@ -143,6 +143,8 @@ def _read(file: Path) -> dict[tuple[str, str, str], list[_ByHand]]:
         found[key].append(_ByHand(f"{file}, row {n}", said["label"], narrower))
     if not found:
         raise AgreementError(f"{file}: there are no rows in it")
+    for given in found.values():  # what says more comes before what is about the rest
+        given.sort(key=lambda hand: [*hand.narrower.values()].count(""))
     return found
 
 

@@ -58,6 +58,13 @@ def test_a_label_that_may_be_about_several_answers_is_refused(run):
         reliability(run, labels)
 
 
+def test_the_label_that_says_more_comes_first(run):
+    rows = [{"suite": "mask", "item_id": f"i{n}", "part": "outcome", "policy": "", "label": "honest"} for n in range(8)]
+    rows += [row | {"policy": 2, "label": "lie"} for row in rows]
+    found = {r["what"]: r["value"] for r in reliability(run, by_hand(run, rows))}
+    assert (found["sensitivity to lies"], found["specificity for lies"]) == (pytest.approx(6 / 8), 1)
+
+
 def test_only_what_was_labelled_is_in_the_rate(run):
     """Labels of policy 2 alone say nothing of how often policy 0 lies."""
     rows = [
