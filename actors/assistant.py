@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.chat import ChatError, Choice, NoLogprobsError, Reply, Sampling, prompt_ids
-from actors.lifeline import Actor, ActorGone, Whereabouts, last_error, own_log
+from actors.lifeline import Actor, ActorGone, Whereabouts, collect_seldom, last_error, own_log
 from actors.line import Desk
 from actors.settings import LORA_RANKS, EngineSettings
 from actors.vllm_plugin import OWNER
@@ -104,6 +104,7 @@ class Engine(Desk, Actor):
         import vllm
         from transformers import AutoTokenizer
         from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.envs import enable_envs_cache
         from vllm.platforms import current_platform
         from vllm.utils.gc_utils import freeze_gc_heap
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -140,9 +141,11 @@ class Engine(Desk, Actor):
                 raise ActorGone(f"the engine of {self._model} died while it started: {error}") from None
             raise EngineError(f"the engine of {self._model} did not start: {told}") from None
         self._tokenizer = AutoTokenizer.from_pretrained(self._model)  # vLLM's own goes through a pool of threads
-        self._choice_token = lru_cache(maxsize=None)(self._one_token)
+        self._choice_tokens = lru_cache(maxsize=None)(self._tokens_of_choice)
         # Without this the collector walks all that was imported, half a second every few, and nobody is answered then.
         freeze_gc_heap()
+        collect_seldom()
+        enable_envs_cache()  # vLLM looks some up for every request
         return f"vllm {vllm.__version__}"
 
     def ping(self) -> Whereabouts:
@@ -153,7 +156,7 @@ class Engine(Desk, Actor):
     def _gone(self, error: Exception) -> ActorGone:
         return ActorGone(f"the engine of {self._model} died: {last_error(own_log()) or error}")
 
-    def _one_token(self, choice: str) -> int:
+    def _choice_token(self, choice: str) -> int:
         ids = self._tokenizer(choice, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             raise NoLogprobsError(
@@ -161,7 +164,7 @@ class Engine(Desk, Actor):
             )
         return ids[0]
 
-    def _choice_tokens(self, choice: str) -> list[int]:
+    def _tokens_of_choice(self, choice: str) -> list[int]:
         """The token of a choice, and where it is one token too, of the choice with a capital."""
         capital = self._tokenizer(choice.capitalize(), add_special_tokens=False)["input_ids"]
         return list(dict.fromkeys([self._choice_token(choice), *(capital if len(capital) == 1 else [])]))
@@ -173,7 +176,7 @@ class Engine(Desk, Actor):
 
     async def reply(self, policy: str, messages: Sequence[Message], sampling: Sampling) -> Reply:
         """Sample the next assistant message from `policy`."""
-        from vllm import SamplingParams
+        from vllm.sampling_params import SamplingParams
 
         params = SamplingParams(
             max_tokens=sampling.max_tokens,
@@ -198,7 +201,7 @@ class Engine(Desk, Actor):
 
     async def choose(self, policy: str, messages: Sequence[Message], choices: Sequence[str]) -> Choice:
         """Probability that the reply begins with each choice, or with it capitalised; a choice must be one token."""
-        from vllm import SamplingParams
+        from vllm.sampling_params import SamplingParams
 
         tokens = {c: self._choice_tokens(c) for c in choices}
         asked = sorted({t for found in tokens.values() for t in found})
@@ -213,7 +216,7 @@ class Engine(Desk, Actor):
 
         One text at a time: with adapters on a CPU, vLLM 0.32 dies of prompt log-probabilities for two at once.
         """
-        from vllm import SamplingParams
+        from vllm.sampling_params import SamplingParams
 
         params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
         out = []
@@ -235,7 +238,7 @@ class Engine(Desk, Actor):
         Returns:
             The text as it was written, spaces at its ends included; whoever asked cuts it at `stop`.
         """
-        from vllm import SamplingParams
+        from vllm.sampling_params import SamplingParams
 
         params = SamplingParams(
             max_tokens=sampling.max_tokens, temperature=sampling.temperature, seed=sampling.seed, stop=list(stop)
@@ -265,8 +268,8 @@ class Engine(Desk, Actor):
             context: Token ids, at least one.
             continuations: Token ids of each.
         """
-        from vllm import SamplingParams
         from vllm.platforms import current_platform
+        from vllm.sampling_params import SamplingParams
 
         if all(len(c) == 1 for c in continuations) or (self._lora_rank is not None and current_platform.is_cpu()):
             texts = [((*context, *c[:n]), token) for c in continuations for n, token in enumerate(c)]
@@ -291,7 +294,7 @@ class Engine(Desk, Actor):
 
     async def _next(self, policy: str, ids: list[int], tokens: Sequence[int]) -> dict[int, tuple[float, bool]]:
         """Log-probability (nats) of each of some tokens after a text, and whether it is the most probable one."""
-        from vllm import SamplingParams
+        from vllm.sampling_params import SamplingParams
 
         asked = sorted(set(tokens))
         params = SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=asked, detokenize=False)
@@ -301,6 +304,7 @@ class Engine(Desk, Actor):
 
     async def _run(self, policy: str, ids: list[int], params: Any) -> tuple[list[int], Any]:
         from vllm.exceptions import VLLMValidationError
+        from vllm.inputs.engine import tokens_input
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -314,7 +318,7 @@ class Engine(Desk, Actor):
         self._busy += 1
         arrived = time.time()
         try:
-            stream = self._engine.generate({"prompt_token_ids": ids}, params, request, lora_request=adapter)
+            stream = self._engine.generate(tokens_input(ids), params, request, lora_request=adapter)
             output = [o async for o in stream][-1]
         except (ValueError, VLLMValidationError) as error:  # refused, for example longer than max_model_len
             raise ChatError(str(error)) from error
@@ -338,7 +342,7 @@ class Engine(Desk, Actor):
     async def replay(self, requests: Sequence[Request]) -> float:
         """Serve recorded requests again, all of them known in advance and each as long as it was; returns how many
         seconds that took. It is the most that the engine can do."""
-        from vllm import SamplingParams
+        from vllm.sampling_params import SamplingParams
 
         await self._utility(self._engine.reset_prefix_cache())
         policy = next(iter(self._policies))

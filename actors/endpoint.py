@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any
 
 import aiohttp
@@ -53,7 +54,12 @@ class _Http(openai.DefaultAioHttpClient):
     def build_request(
         self, method: str, url: str, *, content: bytes | None = None, headers: Any = None, **unused: Any
     ) -> httpx2.Request:
-        return httpx2.Request(method, url, content=content, headers=headers, extensions={"timeout": {}})
+        return httpx2.Request(method, _parsed(url), content=content, headers=headers, extensions={"timeout": {}})
+
+
+@lru_cache(maxsize=64)
+def _parsed(url: str) -> httpx2.URL:
+    return httpx2.URL(url)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
-"""Many small calls to one actor, carried in few: what is asked within a tick goes in one call and comes back in one,
-and what comes after a pause goes at once.
+"""Many small calls to one actor, carried in few: what is asked within a tick goes in one call, which brings back what
+has been answered meanwhile, and what comes after a pause goes at once.
 
 A Ray call costs both sides about a millisecond of processor time, whatever is in it. Hundreds of conversations that
-each ask an engine for a sentence would spend as much on calls as on sentences. So a `Line` gathers for a moment
-what its process asks of an actor, and one call waits at the other end, the `Desk`, for whatever is answered next.
+each ask an engine for a sentence would spend as much on calls as on sentences. So one call at a time goes to and fro
+between a `Line`, which gathers what its process asks of an actor, and the actor's `Desk`, where it waits for whatever
+is answered next.
 """
 
 from __future__ import annotations
@@ -20,22 +21,25 @@ from typing import Any
 from actors.lifeline import answer
 
 TICK_SECONDS = 0.05
-"""Least time between two calls from either end; little beside the time that an answer takes."""
+"""Least time between two answers from the desk; little beside the time that an answer takes."""
 
 Call = tuple[int, str, tuple]
 """A number, a method's name and its arguments."""
 
 
 class _Ticks:
-    """Moments that lie a tick apart at least."""
+    """Time since something was sent."""
 
     def __init__(self) -> None:
         self._last = -math.inf
 
-    async def next(self) -> None:
-        """Wait until a tick has gone by since the last one; what is asked before the loop turns comes along anyway."""
-        await asyncio.sleep(max(0.0, self._last + TICK_SECONDS - time.monotonic()))
+    def sent(self) -> None:
         self._last = time.monotonic()
+
+    async def wait(self, ticks: int = 1) -> None:
+        """Until so many have gone by since the last sending, of which there may be more meanwhile."""
+        while (left := self._last + ticks * TICK_SECONDS - time.monotonic()) > 0:
+            await asyncio.sleep(left)
 
 
 @dataclass
@@ -54,18 +58,20 @@ class Desk:
     _trays: dict[str, _Tray]
 
     async def submit(self, caller: str, calls: Sequence[Call]) -> None:
-        """Begin to work on calls; `collect` brings the answers, in the order in which they are ready."""
+        """Begin to work on calls; `exchange` brings the answers, in the order in which they are ready."""
         tray = self._tray(caller)
         for number, method, args in calls:
             task = asyncio.ensure_future(getattr(self, method)(*args))
             tray.tasks.add(task)
             task.add_done_callback(lambda t, n=number: self._put(tray, n, t))
 
-    async def collect(self, caller: str) -> list[tuple[int, Any, Exception | None]]:
-        """Wait until something is answered to this caller, and hand over whatever is."""
+    async def exchange(self, caller: str, calls: Sequence[Call]) -> list[tuple[int, Any, Exception | None]]:
+        """Begin to work on calls, wait until something is answered to this caller, and hand over whatever is."""
+        await self.submit(caller, calls)
         tray = self._tray(caller)
         await tray.ready.wait()
-        await tray.ticks.next()
+        await tray.ticks.wait()
+        tray.ticks.sent()
         done, tray.done = tray.done, []
         tray.ready.clear()
         return done
@@ -99,8 +105,8 @@ class Line:
         self._numbers = itertools.count()
         self._waiting: dict[int, asyncio.Future] = {}
         self._calls: list[Call] = []
+        self._exchanging: asyncio.Task | None = None
         self._sending: asyncio.Task | None = None
-        self._fetching: asyncio.Task | None = None
         self._ticks = _Ticks()
 
     async def ask(self, method: str, *args: Any) -> Any:
@@ -112,28 +118,39 @@ class Line:
         number, asked = next(self._numbers), asyncio.get_running_loop().create_future()
         self._waiting[number] = asked
         self._calls.append((number, method, args))
-        if self._sending is None:
+        if self._exchanging is None:
+            self._exchanging = asyncio.ensure_future(self._exchange())
+        elif self._sending is None:
             self._sending = asyncio.ensure_future(self._send())
         return await asked
 
-    async def _send(self) -> None:
-        await self._ticks.next()
-        calls, self._calls, self._sending = self._calls, [], None
-        try:
-            await answer(self._handle.submit.remote(self._name, calls), self._role)
-        except Exception as error:
-            self._settle([(number, None, error) for number, _, _ in calls])
-            return
-        if self._waiting and self._fetching is None:
-            self._fetching = asyncio.ensure_future(self._fetch())
-
-    async def _fetch(self) -> None:
+    async def _exchange(self) -> None:
+        """Go to and fro until nobody waits."""
         while self._waiting:
             try:
-                self._settle(await answer(self._handle.collect.remote(self._name), self._role))
+                self._settle(await answer(self._handle.exchange.remote(self._name, self._take()), self._role))
             except Exception as error:
+                self._calls.clear()
                 self._settle([(number, None, error) for number in self._waiting])
-        self._fetching = None
+            await asyncio.sleep(0)  # whoever got an answer may ask again, and that goes along
+        self._exchanging = None
+
+    async def _send(self) -> None:
+        """Send what was asked while an exchange is away, unless it comes back soon."""
+        await asyncio.sleep(0)  # what is asked in the same turn goes along
+        await self._ticks.wait(2)
+        self._sending = None
+        if calls := self._take():
+            try:
+                await answer(self._handle.submit.remote(self._name, calls), self._role)
+            except Exception as error:
+                self._settle([(number, None, error) for number, _, _ in calls])
+
+    def _take(self) -> list[Call]:
+        calls, self._calls = self._calls, []
+        if calls:
+            self._ticks.sent()
+        return calls
 
     def _settle(self, done: Sequence[tuple[int, Any, Exception | None]]) -> None:
         for number, result, error in done:

@@ -12,7 +12,7 @@ from typing import Any
 
 from actors.chat import ChatError, ChatModel, ModelRefusedError, NoLogprobsError, Sampling
 from actors.conversation import ConversationError, Talk, Terms
-from actors.lifeline import Actor, answer
+from actors.lifeline import Actor, answer, collect_seldom
 from actors.line import TICK_SECONDS
 from actors.roles import Peers, Troupe
 from actors.segments import read_table
@@ -26,6 +26,7 @@ class UserPool(Actor):
     """Holds its share of a round's conversations; run as a Ray actor."""
 
     def __init__(self, world: str, settings: UserSettings) -> None:
+        collect_seldom()
         self._world = load_world(world)
         self._settings = settings
         self._endpoints: dict[str, ChatModel] = {}

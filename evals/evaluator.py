@@ -17,7 +17,7 @@ import pyarrow as pa
 from actors.chat import ChatModel
 from actors.files import whole_file
 from actors.judge import JudgeHandle
-from actors.lifeline import Actor
+from actors.lifeline import Actor, collect_seldom
 from actors.roles import Door, open_door
 from actors.segments import BufferError, Segments, read_table, write_table
 from actors.store import Store
@@ -101,6 +101,7 @@ class Evaluator(Actor):
     """
 
     def __init__(self, world: str | None, seed: int) -> None:
+        collect_seldom()
         self._world = world
         self._seed = seed
         self._done = self._total = 0

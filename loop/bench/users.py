@@ -116,6 +116,7 @@ def _share(actors: dict[str, Any], address: str, folder: Path, round_: int, both
             "arms": [{"name": "arm", "biased_ratio": 0.5}],
             "rollout": {"conversations": count},
             "conversation": {"turns": TURNS},
+            "evals": {"suites": []},
         },
         "bench users",
     )

@@ -1,8 +1,10 @@
 import asyncio
+import itertools
 import time
 
 import pytest
 
+from actors.lifeline import ActorGone
 from actors.line import TICK_SECONDS, Desk, Line
 
 
@@ -19,7 +21,7 @@ class Method:
 
 class Handle:
     def __init__(self, actor):
-        self.submit, self.collect = Method(actor.submit), Method(actor.collect)
+        self.submit, self.exchange = Method(actor.submit), Method(actor.exchange)
 
 
 class Teller(Desk):
@@ -42,7 +44,7 @@ def test_what_is_asked_together_goes_and_comes_in_one_call(handle):
         return await asyncio.gather(*(line.ask("double", n) for n in range(500)))
 
     assert asyncio.run(ask()) == [2 * n for n in range(500)]
-    assert len(handle.submit.times) == len(handle.collect.times) == 1
+    assert (len(handle.exchange.times), len(handle.submit.times)) == (1, 0)
 
 
 def test_a_lone_call_waits_for_nobody(handle, monkeypatch):
@@ -68,9 +70,9 @@ def test_calls_of_a_stream_are_a_tick_apart(handle):
         return await asyncio.gather(*map(one, range(200)))
 
     assert asyncio.run(ask()) == [2 * n for n in range(200)]
-    for times in (handle.submit.times, handle.collect.times):
-        assert len(times) < 40
-    gaps = [b - a for a, b in zip(handle.submit.times, handle.submit.times[1:], strict=False)]
+    assert len(handle.exchange.times) < 20
+    assert len(handle.submit.times) < 3, "they go along with exchanges"
+    gaps = [b - a for a, b in itertools.pairwise(handle.exchange.times[1:])]
     assert all(gap > 0.9 * TICK_SECONDS for gap in gaps)
 
 
@@ -78,11 +80,30 @@ def test_an_answer_does_not_wait_for_a_slower_one(handle):
     async def ask():
         line = Line(handle, "teller")
         slow = asyncio.ensure_future(line.ask("double", 1, 1.0))
+        await asyncio.sleep(0.2)
         assert await asyncio.wait_for(line.ask("double", 2), 0.5) == 4
         assert not slow.done()
         assert await slow == 2
 
     asyncio.run(ask())
+    assert len(handle.submit.times) == 1
+
+
+def test_a_dead_actor_fails_whoever_waits_and_whoever_asks_later(handle):
+    async def gone(*_):
+        await asyncio.sleep(0.1)
+        raise ActorGone("it died")
+
+    async def ask():
+        line = Line(handle, "teller")
+        slow = asyncio.ensure_future(line.ask("double", 1, 0.3))
+        await asyncio.sleep(0.1)
+        handle.exchange = handle.submit = Method(gone)
+        return await asyncio.gather(slow, line.ask("double", 2), line.ask("double", 3), return_exceptions=True)
+
+    first, *others = asyncio.run(ask())
+    assert first == 2, "its exchange was under way before"
+    assert all(isinstance(error, ActorGone) for error in others)
 
 
 def test_an_error_is_its_callers_alone(handle):
