@@ -46,7 +46,7 @@ class SlowEngine(ScriptedEngine):
 
 
 def run() -> dict[str, Any]:
-    """All figures; takes about three minutes."""
+    """All figures; takes about five minutes."""
     import ray
 
     from actors.buffer import TrajectoryBuffer
