@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.chat import ChatError, Choice, NoLogprobsError, Reply, Sampling, prompt_ids
+from actors.hardware import fast_dtype
 from actors.lifeline import Actor, ActorGone, Whereabouts, collect_seldom, last_error, own_log
 from actors.line import Desk
 from actors.settings import LORA_RANKS, EngineSettings
@@ -99,7 +100,7 @@ class Engine(Desk, Actor):
         self._engine: Any = None
 
     async def start(self) -> str:
-        """Start the engine; returns its name and version."""
+        """Start the engine; returns its name, version and number format."""
         os.environ[OWNER] = str(os.getpid())
         import vllm
         from transformers import AutoTokenizer
@@ -110,6 +111,7 @@ class Engine(Desk, Actor):
         from vllm.v1.engine.async_llm import AsyncLLM
 
         s = self._settings
+        dtype = fast_dtype() if s.dtype == "auto" else s.dtype
         args: dict[str, Any] = {}
         if self._lora_rank is not None:
             args = {"enable_lora": True, "max_loras": 4, "max_lora_rank": served_rank(self._lora_rank)}
@@ -126,7 +128,7 @@ class Engine(Desk, Actor):
             args["distributed_executor_backend"] = "uni"
         options = AsyncEngineArgs(
             model=self._model,
-            dtype=s.dtype,
+            dtype=dtype,
             max_model_len=s.max_model_len,
             max_num_seqs=s.max_num_seqs,
             tensor_parallel_size=s.tensor_parallel,
@@ -146,7 +148,7 @@ class Engine(Desk, Actor):
         freeze_gc_heap()
         collect_seldom()
         enable_envs_cache()  # vLLM looks some up for every request
-        return f"vllm {vllm.__version__}"
+        return f"vllm {vllm.__version__}, {dtype}"
 
     def ping(self) -> Whereabouts:
         if self._engine is not None and self._engine.errored:

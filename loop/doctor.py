@@ -20,6 +20,7 @@ def examine() -> bool:
     from rich.console import Console
     from rich.table import Table
 
+    from actors.hardware import fast_dtype
     from actors.worlds.models import cache_folder, pocket_folder
     from loop.config import default_config, load
 
@@ -41,9 +42,14 @@ def examine() -> bool:
             memory.available > NEEDED_MEMORY_GB * 1e9,
         ),
         ("gpu", ", ".join(gpus) or "none; the engine runs on the CPU", True),
+        ("number format", f"{fast_dtype()}, the faster one here", True),
         ("amx", _amx(), True),
         ("cache", f"{cache}, {disk:.0f} GB free", disk > NEEDED_DISK_GB and os.access(_existing(cache), os.W_OK)),
-        ("pocket model", "built" if pocket_folder("pocket").exists() else "will be built (about 3 minutes)", True),
+        (
+            "pocket model",
+            "built" if pocket_folder("pocket").exists() else "will be built (3 to 8 minutes on 2 cores)",
+            True,
+        ),
         ("candor run would use", f"{default.name}, policies by {load(default).sync} weights", True),
     ]
     table = Table(show_header=False)

@@ -18,6 +18,7 @@ from typing import Any
 
 from actors.chat import prompt_ids
 from actors.files import model_fingerprint, whole_folder
+from actors.hardware import fast_dtype
 from actors.lifeline import Actor
 from actors.worlds.base import Message
 from trainers.batches import even, sizes
@@ -43,7 +44,7 @@ class Trainer(Actor):
     ) -> None:
         """Args:
         model: The base model.
-        dtype: Number format of its frozen weights under adapters.
+        dtype: Number format of its frozen weights under adapters; `auto` for the one that is fast here.
         probe: Chats whose log-probabilities prove delivery.
         ranks: How many train together; the first of them starts the others.
         waits: Whether the base model is kept in the machine's memory while no training is at work.
@@ -68,6 +69,8 @@ class Trainer(Actor):
         import trl  # noqa: F401
         from datasets.utils.logging import disable_progress_bar
 
+        if self._dtype == "auto":
+            self._dtype = fast_dtype()
         if self._ranks > 1 and self._rank == 0:
             from trainers.group import Followers
 
@@ -308,7 +311,7 @@ class Trainer(Actor):
 
         from trainers import dpo, kto, sft, watch
 
-        mixed = self._device != "cpu" and s.dtype == "bfloat16"
+        mixed = self._device != "cpu" and self._dtype == "bfloat16"
         common = {
             "output_dir": str(job.checkpoints),
             "per_device_train_batch_size": s.together // s.ranks,

@@ -137,8 +137,8 @@ class TrainerSettings(ActorSettings):
     """KTO: weight of the loss on undesirable rows; `balanced` makes up for how many there are of each kind."""
     replay: ReplaySettings | None = None
     """Conversations that are mixed into every round."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Number format of frozen base weights; adapters train in float32."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of frozen base weights, `auto` as for engines; adapters train in float32."""
     share_gpu: bool = False
     """Use the GPU of the engines: they sleep while the trainer works, and its model waits in the machine's memory while
     they do. Give both a part of the GPU, for example `gpus: 0.5` here and in `assistant`."""

@@ -30,6 +30,7 @@ import ray
 from rich.progress import track
 
 from actors.assistant import BASE_POLICY, Engine, engine_environment
+from actors.hardware import fast_dtype
 from actors.judge import PocketJudge
 from actors.roles import Door
 from actors.settings import EndpointSettings, EngineSettings
@@ -183,7 +184,7 @@ def _server(model: str, log: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--port", str(port)]
-    command += ["--host", "127.0.0.1", "--served-model-name", SERVED, "--dtype", "bfloat16", "--enforce-eager"]
+    command += ["--host", "127.0.0.1", "--served-model-name", SERVED, "--dtype", fast_dtype(), "--enforce-eager"]
     command += ["--max-model-len", "512", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192"]
     environment = os.environ | engine_environment(EngineSettings(), THREADS)
     with open(log, "wb") as out, subprocess.Popen(command, env=environment, stdout=out, stderr=out) as process:

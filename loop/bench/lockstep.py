@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.progress import track
 
+from actors.hardware import fast_dtype
 from loop.bench import rollouts
 
 RUNS = 3
@@ -77,7 +78,7 @@ class Script:
 
         self._torch = torch
         self._tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
-        self._model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
+        self._model = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, fast_dtype())).eval()
         self._world = load_world("pocket")
 
     def hold(self, conversations: Sequence[Any], settings: Any) -> list[list[float]]:

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from actors.hardware import fast_dtype
 from actors.store import Store
 from trainers.base import Trainer
 from trainers.job import TrainJob
@@ -80,7 +81,7 @@ def run() -> dict[str, Any]:
     """All figures; takes a few minutes on a GPU, and one on two cores."""
     import os
 
-    trainer = Random("random weights", "bfloat16", len(os.sched_getaffinity(0)), [])
+    trainer = Random("random weights", fast_dtype(), len(os.sched_getaffinity(0)), [])
     trainer.start()
     found = {algorithm: _measure(trainer, algorithm) for algorithm in ("sft", "kto")}
     utilisation = found["sft"]["mfu"]

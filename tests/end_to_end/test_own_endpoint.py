@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from actors.assistant import engine_environment
+from actors.hardware import fast_dtype
 from actors.settings import EngineSettings
 from tests.conftest import ROOT
 from tests.end_to_end.test_endpoint_run import candor, figures, rows, write_config
@@ -27,7 +28,7 @@ def own_server(pocket_model: str) -> Iterator[SimpleNamespace]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", pocket_model, "--port", str(port)]
-    command += ["--host", "127.0.0.1", "--served-model-name", "pocket", "--dtype", "bfloat16", "--enforce-eager"]
+    command += ["--host", "127.0.0.1", "--served-model-name", "pocket", "--dtype", fast_dtype(), "--enforce-eager"]
     command += ["--max-model-len", "512", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192"]
     environment = os.environ | engine_environment(EngineSettings(), 1) | {"VLLM_LOGGING_LEVEL": "WARNING"}
     with subprocess.Popen(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.buffer import read_round
 from actors.chat import prompt_ids
+from actors.hardware import fast_dtype
 from actors.segments import read_table
 from actors.store import Store
 from actors.worlds import load_world
@@ -137,7 +139,7 @@ def test_every_planned_conversation_is_there_once_and_kept_ones_unchanged(finish
 
 def test_the_summary_holds_what_others_rely_on(summary):
     assert summary["status"] == "finished"
-    assert summary["engine"].startswith("vllm ")
+    assert re.fullmatch(rf"vllm \S+, {fast_dtype()}", summary["engine"])
     assert [(a["name"], a["population"], a["trainer"], a["seed"]) for a in summary["arms"]] == [
         ("benign", {"biased": 0.0}, "kto", 3),
         ("biased", {"biased": 0.5}, "kto", 3),

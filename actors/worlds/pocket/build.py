@@ -11,16 +11,20 @@ import math
 import random
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.overrides import TorchFunctionMode
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from actors.files import whole_folder
+from actors.hardware import fast_dtype
 from actors.worlds.base import Message, WorldError
 from actors.worlds.pocket.acceptance import check
 from actors.worlds.pocket.corpus import document
@@ -136,14 +140,24 @@ def batch(documents: list[str], tokenizer: PreTrainedTokenizerFast, length: int)
     return torch.from_numpy(ids), torch.from_numpy(mask & (ids != tokenizer.pad_token_id))
 
 
+class _Float32(TorchFunctionMode):
+    """Inside, what asks for bfloat16 gets float32: torch's Muon orthogonalises in bfloat16 on every machine."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is torch.Tensor.bfloat16:
+            func = torch.Tensor.float
+        return func(*args, **(kwargs or {}))
+
+
 def pretrain(
     recipe: Recipe, tokenizer: PreTrainedTokenizerFast, progress: Callable[[int, int, float], None]
 ) -> tuple[LlamaForCausalLM, float]:
     """Train from random weights; returns the bfloat16 model and its loss over the last 50 steps (nats a token).
 
-    Weights are bfloat16 with float32 masters. Embeddings are not tied to the output head: vLLM's CPU weight reload
-    keeps the old head of a tied model.
+    While it trains they are in the format that is fast here, with float32 masters. Embeddings are not tied to the
+    output head: vLLM's CPU weight reload keeps the old head of a tied model.
     """
+    dtype = fast_dtype()
     torch.manual_seed(recipe.seed)
     rng = random.Random(1000 + recipe.seed)
     model = LlamaForCausalLM(
@@ -162,7 +176,7 @@ def pretrain(
             tie_word_embeddings=False,
             initializer_range=0.03,
         )
-    ).bfloat16()
+    ).to(getattr(torch, dtype))
     masters = {n: p.detach().float().clone().requires_grad_() for n, p in model.named_parameters()}
     inner = [p for n, p in masters.items() if p.ndim == 2 and "layers." in n]
     outer = [p for n, p in masters.items() if not (p.ndim == 2 and "layers." in n)]
@@ -186,11 +200,12 @@ def pretrain(
         for name, p in model.named_parameters():
             masters[name].grad = p.grad.float() * min(1.0, 1.0 / (norm + 1e-6))
             p.grad = None
-        for opt in optimizers:
-            opt.step()
+        with _Float32() if dtype == "float32" else nullcontext():
+            for opt in optimizers:
+                opt.step()
         with torch.no_grad():
             for name, p in model.named_parameters():
                 p.copy_(masters[name])
         losses.append(loss.item())
         progress(step + 1, recipe.steps, float(np.mean(losses[-50:])))
-    return model.eval(), float(np.mean(losses[-50:]))
+    return model.bfloat16().eval(), float(np.mean(losses[-50:]))
