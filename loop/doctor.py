@@ -47,7 +47,7 @@ def examine() -> bool:
         ("cache", f"{cache}, {disk:.0f} GB free", disk > NEEDED_DISK_GB and os.access(_existing(cache), os.W_OK)),
         (
             "pocket model",
-            "built" if pocket_folder("pocket").exists() else "will be built (3 to 8 minutes on 2 cores)",
+            "built" if pocket_folder("pocket").exists() else "will be built (3 to 9 minutes)",
             True,
         ),
         ("candor run would use", f"{default.name}, policies by {load(default).sync} weights", True),

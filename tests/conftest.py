@@ -44,7 +44,7 @@ def write_evaluation(folder: Path, outcomes: Sequence[Outcome], rule: str = "maj
 
 @pytest.fixture(scope="session")
 def pocket_model() -> str:
-    """The pocket model's folder; built once, in three to eight minutes, where the cache lacks it."""
+    """The pocket model's folder; built once, in three to nine minutes, where the cache lacks it."""
     from actors.worlds.models import resolve
 
     return resolve("pocket")
