@@ -466,13 +466,19 @@ def bench(
         str, typer.Argument(help="Which: adapter, buffer, eval, lockstep, mfu, rollouts, sync, train, users.")
     ],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    widen: Annotated[
+        int,
+        typer.Option(min=1, help="For lockstep and rollouts: times the pocket model's width, so cost; the same words."),
+    ] = 1,
 ) -> None:
     """Run a benchmark and print its figures, or one JSON object: ratio, goal, runs, parts, versions, machine."""
-    from loop.bench import BENCHMARKS, report_benchmark
+    from loop.bench import BENCHMARKS, WIDENED, report_benchmark
 
     if name not in BENCHMARKS:
         raise fail(f"there is no benchmark {name!r}; known: {', '.join(BENCHMARKS)}")
-    report_benchmark(name, json)
+    if widen > 1 and name not in WIDENED:
+        raise fail(f"--widen is for {' and '.join(WIDENED)}, not for {name}")
+    report_benchmark(name, json, **({"widen": widen} if widen > 1 else {}))
 
 
 if __name__ == "__main__":

@@ -11,15 +11,18 @@ import json
 import os
 import platform
 from importlib.metadata import version
+from typing import Any
 
 BENCHMARKS = ("adapter", "buffer", "eval", "lockstep", "mfu", "rollouts", "sync", "train", "users")
 MODULES = {"eval": "evaluation"}
 """Where the module has another name than the benchmark."""
+WIDENED = ("lockstep", "rollouts")
+"""Those that take `widen`."""
 
 
-def report_benchmark(name: str, as_json: bool) -> None:
-    """Run a benchmark and print what it measured."""
-    figures = importlib.import_module(f"loop.bench.{MODULES.get(name, name)}").run()
+def report_benchmark(name: str, as_json: bool, **options: Any) -> None:
+    """Run a benchmark, which may take options, and print what it measured."""
+    figures = importlib.import_module(f"loop.bench.{MODULES.get(name, name)}").run(**options)
     figures |= {
         "versions": {p: version(p) for p in ("candor-loop", "pyarrow", "ray", "torch", "trl")},
         "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},

@@ -8,10 +8,8 @@ same prompts, temperatures and limits, and rates the same way. Both take turns o
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.progress import track
@@ -23,37 +21,22 @@ RUNS = 3
 BATCH = 64
 
 
-def run() -> dict[str, Any]:
-    """All figures; takes about five minutes."""
-    import ray
-
-    from loop.crew import Crew
-
-    config = rollouts.config()
-    from actors.worlds.models import resolve
-    from loop.cluster import connect
-
-    model = resolve(config.model)
-    connect(config)
-    crew = Crew(config, model, print)
+def run(widen: int = 1) -> dict[str, Any]:
+    """All figures; takes about five minutes. `widen` as for `candor bench rollouts`."""
     loops: list[float] = []
     scripts: list[float] = []
-    script = Script(model)
-    try:
-        crew.start()
-        with tempfile.TemporaryDirectory(prefix="candor-bench-") as folder:
-            for r in track(range(RUNS + 1), "loop and script", transient=True):
-                found = rollouts.measure(crew, Path(folder), r, replay=False)["conversations_per_second"]
-                asked = rollouts.planned(config, r)[: config.rollout.conversations // 4]
-                began = time.monotonic()
-                for first in range(0, len(asked), BATCH):
-                    script.hold(asked[first : first + BATCH], config.conversation)
-                if r:  # the first of each warms up
-                    loops.append(found)
-                    scripts.append(len(asked) / (time.monotonic() - began))
-    finally:
-        crew.stop()
-        ray.shutdown()
+    with rollouts.crew_at_work(widen) as (crew, model, folder):
+        config, script = crew.config, Script(model)
+        for r in track(range(RUNS + 1), "loop and script", transient=True):
+            found = rollouts.measure(crew, folder, r, replay=False)["conversations_per_second"]
+            asked = rollouts.planned(config, r)[: config.rollout.conversations // 4]
+            began = time.monotonic()
+            for first in range(0, len(asked), BATCH):
+                script.hold(asked[first : first + BATCH], config.conversation)
+            if r:  # the first of each warms up
+                loops.append(found)
+                scripts.append(len(asked) / (time.monotonic() - began))
+        weights = rollouts.parameters(model)
     ratios = [a / b for a, b in zip(loops, scripts, strict=True)]
     return {
         "ratio": round(statistics.median(ratios), 2),
@@ -64,6 +47,7 @@ def run() -> dict[str, Any]:
             "script": round(statistics.median(scripts), 1),
         },
         "batch_of_the_script": BATCH,
+        "parameters": weights,
     }
 
 

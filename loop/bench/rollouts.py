@@ -3,14 +3,19 @@
 A real rollout of the pocket world is held by the actors of a run, and its engines record every request. Then the same
 engines serve the same requests again, with the same lengths, all of them known in advance and nobody else at work. The
 share kept is the seconds of the second over the seconds of the first.
+
+With `--widen N` the model is the pocket model with N times the feed-forward width. The additional weights are zero: it
+says the same, and every token costs what it costs in a larger model.
 """
 
 from __future__ import annotations
 
+import copy
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,31 +31,19 @@ CONVERSATIONS = 1024
 CONCURRENCY = 512
 
 
-def run() -> dict[str, Any]:
-    """All figures; takes about six minutes."""
-    import ray
-
-    from actors.worlds.models import resolve
-    from loop.cluster import connect
-    from loop.crew import Crew
-
-    settings = config()
-    connect(settings)
-    crew = Crew(settings, resolve(settings.model), print)
-    try:
-        crew.start()
-        with tempfile.TemporaryDirectory(prefix="candor-bench-") as folder:
-            rounds = track(range(RUNS + 1), "rollouts", transient=True)
-            found = [measure(crew, Path(folder), r) for r in rounds][1:]  # the first one warms up
-    finally:
-        crew.stop()
-        ray.shutdown()
+def run(widen: int = 1) -> dict[str, Any]:
+    """All figures; takes about six minutes, and longer with a wider model."""
+    with crew_at_work(widen) as (crew, model, folder):
+        rounds = track(range(RUNS + 1), "rollouts", transient=True)
+        found = [measure(crew, folder, r) for r in rounds][1:]  # the first one warms up
+        weights = parameters(model)
     return {
         "ratio": _median(found, "share"),
         "goal": 0.9,
         "runs": [round(f["share"], 3) for f in found],
         "conversations": CONVERSATIONS,
         "concurrency": CONCURRENCY,
+        "parameters": weights,
         **{name: _median(found, name) for name in found[0] if name != "share"},
     }
 
@@ -66,6 +59,57 @@ def config() -> RunConfig:
         },
         "bench",
     )
+
+
+@contextmanager
+def crew_at_work(widen: int) -> Iterator[tuple[Any, str, Path]]:
+    """The actors of a run with a model of `widen` times the feed-forward width, that model's folder, and one for what
+    comes of the work."""
+    import ray
+
+    from actors.worlds.models import resolve
+    from loop.cluster import connect
+    from loop.crew import Crew
+
+    settings = config()
+    model = resolve(settings.model)
+    with tempfile.TemporaryDirectory(prefix="candor-bench-") as at:
+        folder = Path(at)
+        if widen > 1:
+            model = widened(model, widen, folder / "model")
+        connect(settings)
+        crew = Crew(settings, model, print)
+        try:
+            crew.start()
+            yield crew, model, folder
+        finally:
+            crew.stop()
+            ray.shutdown()
+
+
+def widened(model: str, times: int, folder: Path) -> str:
+    """Write a model to `folder` that computes the same as `model` with `times` its feed-forward width, and so at the
+    cost of a larger one; returns the folder."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    narrow = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
+    shape = copy.deepcopy(narrow.config)
+    shape.intermediate_size *= times
+    wide = AutoModelForCausalLM.from_config(shape, dtype=narrow.dtype)
+    weights = wide.state_dict()
+    for name, value in narrow.state_dict().items():
+        weights[name].zero_()
+        weights[name][tuple(map(slice, value.shape))] = value
+    wide.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    return str(folder)
+
+
+def parameters(model: str) -> int:
+    """How many weights a model has."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(model).num_parameters()
 
 
 def planned(config: RunConfig, round_: int) -> list[Conversation]:

@@ -95,6 +95,7 @@ def test_results_of_masks_scripts_are_scored_again(tmp_path):
         (["report", "nowhere"], "nowhere is no run directory"),
         (["world", "build", "mars"], "known: pocket, pocket-control"),
         (["bench", "nothing"], "there is no benchmark 'nothing'"),
+        (["bench", "users", "--widen", "4"], "--widen is for lockstep and rollouts, not for users"),
         (["eval", "mask", "--rescore", "nowhere"], "there is no file named after an archetype and a model"),
         (["eval", "grim", "nowhere.csv"], "nowhere.csv: cannot be read"),
         (["export", "nowhere", "--arm", "a", "--round", "1"], "nowhere is no run directory"),
