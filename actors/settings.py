@@ -43,8 +43,8 @@ class EngineSettings(ActorSettings):
     max_num_seqs: int = Field(256, ge=1)
     """Sequences that an engine decodes at once."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """Number format of the weights in the engine; `auto` takes bfloat16, but float32 on a CPU without instructions for
-    it, where it is several times as fast."""
+    """Number format of the weights in the engine. `auto` takes bfloat16, but float32 on a CPU without instructions for
+    it, where it is about twice as fast; in a cluster of different CPUs, name one, or replicas differ."""
     kv_cache_gib: float = Field(1.0, gt=0)
     """Key-value cache on a CPU, in GiB; on a GPU `gpu_memory_utilization` counts instead."""
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1)

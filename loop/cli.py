@@ -399,7 +399,7 @@ def dataset(
 
 @app.command(epilog="Example: candor doctor")
 def doctor() -> None:
-    """Show versions, cores, memory, GPU, AMX and disk, and what a run would use."""
+    """Show versions, cores, memory, GPU, number format, AMX and disk, and what a run would use."""
     from loop.doctor import examine
 
     if not examine():
@@ -468,7 +468,7 @@ def bench(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     widen: Annotated[
         int,
-        typer.Option(min=1, help="For lockstep and rollouts: times the pocket model's width, so cost; the same words."),
+        typer.Option(min=1, help="For lockstep, rollouts: times the model's feed-forward width; the same words."),
     ] = 1,
 ) -> None:
     """Run a benchmark and print its figures, or one JSON object: ratio, goal, runs, parts, versions, machine."""
@@ -478,7 +478,7 @@ def bench(
         raise fail(f"there is no benchmark {name!r}; known: {', '.join(BENCHMARKS)}")
     if widen > 1 and name not in WIDENED:
         raise fail(f"--widen is for {' and '.join(WIDENED)}, not for {name}")
-    report_benchmark(name, json, **({"widen": widen} if widen > 1 else {}))
+    report_benchmark(name, json, **({"widen": widen} if name in WIDENED else {}))
 
 
 if __name__ == "__main__":

@@ -455,13 +455,19 @@ def differences(recorded: str, given: RunConfig) -> list[str]:
     Raises:
         ConfigError: The recorded one is not a config.
     """
-    before = _flat(build(yaml.safe_load(recorded), "the recorded config").model_dump(mode="json"))
-    after = _flat(given.model_dump(mode="json"))
-    return [
-        f"  {key}: {_shown(before, key)} (recorded), {_shown(after, key)} (given)"
+    before = build(yaml.safe_load(recorded), "the recorded config")
+    found = unlike(before.model_dump(mode="json"), given.model_dump(mode="json"))
+    return [line for key, line in found.items() if not MAY_CHANGE.fullmatch(key)]
+
+
+def unlike(recorded: Any, given: Any) -> dict[str, str]:
+    """What differs between two settings as plain data: a line by dotted key."""
+    before, after = _flat(recorded), _flat(given)
+    return {
+        key: f"  {key}: {_shown(before, key)} (recorded), {_shown(after, key)} (given)"
         for key in dict.fromkeys([*before, *after])
-        if before.get(key, ...) != after.get(key, ...) and not MAY_CHANGE.fullmatch(key)
-    ]
+        if before.get(key, ...) != after.get(key, ...)
+    }
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:

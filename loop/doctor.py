@@ -42,14 +42,10 @@ def examine() -> bool:
             memory.available > NEEDED_MEMORY_GB * 1e9,
         ),
         ("gpu", ", ".join(gpus) or "none; the engine runs on the CPU", True),
-        ("number format", f"{fast_dtype()}, the faster one here", True),
+        ("number format", f"{fast_dtype()}, which `dtype: auto` takes here", True),
         ("amx", _amx(), True),
         ("cache", f"{cache}, {disk:.0f} GB free", disk > NEEDED_DISK_GB and os.access(_existing(cache), os.W_OK)),
-        (
-            "pocket model",
-            "built" if pocket_folder("pocket").exists() else "will be built (3 to 9 minutes)",
-            True,
-        ),
+        ("pocket model", "built" if pocket_folder("pocket").exists() else "will be built (3 to 9 minutes)", True),
         ("candor run would use", f"{default.name}, policies by {load(default).sync} weights", True),
     ]
     table = Table(show_header=False)

@@ -33,6 +33,7 @@ from loop.config import (
     overridden,
     parse_overrides,
     read_yaml,
+    unlike,
 )
 from loop.export import merge
 from loop.monitor import Stages, cancelled_by_signals
@@ -145,8 +146,11 @@ def _claim(config: EvaluationConfig, out: Path) -> None:
     recorded = out / "config.yaml"
     try:
         if recorded.exists():
-            if yaml.safe_load(recorded.read_text(encoding="utf-8")) != yaml.safe_load(text):
-                raise ConfigError(f"{out} belongs to another evaluation ({recorded}); choose another --out")
+            if differs := unlike(yaml.safe_load(recorded.read_text(encoding="utf-8")), yaml.safe_load(text)):
+                raise ConfigError(
+                    f"{out} belongs to another evaluation; choose another --out, or undo what differs:\n"
+                    + "\n".join(differs.values())
+                )
             return
         if out.exists() and any(out.iterdir()):
             raise ConfigError(f"{out} is not empty and is no evaluation; choose another --out")

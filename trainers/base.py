@@ -153,6 +153,7 @@ class Trainer(Actor):
         from trainers import watch
 
         started = time.monotonic()
+        settings = settings.model_copy(update={"dtype": self._dtype})  # what `auto` is here
         self._progress, self._first_step = (0, 0), None
         rows = self.rows(job, settings)
         before = job.before()

@@ -62,7 +62,7 @@ class Script:
 
         self._torch = torch
         self._tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
-        self._model = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, fast_dtype())).eval()
+        self._model = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, fast_dtype("cpu"))).eval()
         self._world = load_world("pocket")
 
     def hold(self, conversations: Sequence[Any], settings: Any) -> list[list[float]]:

@@ -10,7 +10,6 @@ says the same, and every token costs what it costs in a larger model.
 
 from __future__ import annotations
 
-import copy
 import statistics
 import tempfile
 import time
@@ -90,10 +89,9 @@ def crew_at_work(widen: int) -> Iterator[tuple[Any, str, Path]]:
 def widened(model: str, times: int, folder: Path) -> str:
     """Write a model to `folder` that computes the same as `model` with `times` its feed-forward width, and so at the
     cost of a larger one; returns the folder."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    narrow = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
-    shape = copy.deepcopy(narrow.config)
+    narrow, shape = AutoModelForCausalLM.from_pretrained(model, dtype="auto"), AutoConfig.from_pretrained(model)
     shape.intermediate_size *= times
     wide = AutoModelForCausalLM.from_config(shape, dtype=narrow.dtype)
     weights = wide.state_dict()

@@ -35,7 +35,7 @@ def run() -> dict[str, Any]:
     found: dict[str, Any] = {}
     try:
         trainer = ray.remote(Trainer).options(num_cpus=0.1, max_concurrency=2)
-        trainer = trainer.remote(model, "float32", 1, load_world("pocket").probe_chats())
+        trainer = trainer.remote(model, "auto", 1, load_world("pocket").probe_chats())
         ray.get(trainer.start.remote())
         for sync, rank in (("lora", 8), ("merged", None)):
             make = ray.remote(Engine).options(num_cpus=0.1, runtime_env=environment).remote

@@ -1,12 +1,14 @@
 import random
+from contextlib import nullcontext
 
 import pytest
+import torch
 from safetensors import SafetensorError
 
 from actors.worlds import WorldError, load_world
 from actors.worlds.models import resolve
 from actors.worlds.pocket import corpus
-from actors.worlds.pocket.build import CHAT_TEMPLATE, Recipe, batch, build, render, train_tokenizer
+from actors.worlds.pocket.build import CHAT_TEMPLATE, InFloat32, Recipe, batch, build, render, train_tokenizer
 from actors.worlds.pocket.items import HONESTY_SUITES, honesty_items, question_items
 from actors.worlds.pocket.judge import reply_kind, stated
 from actors.worlds.pocket.language import facts, words
@@ -157,3 +159,25 @@ def test_a_full_cache_is_named_with_what_to_do(tmp_path, monkeypatch, full):
         WorldError, match=r"cannot be written to .*No space left on device; free space there or set CANDOR"
     ):
         resolve("pocket")
+
+
+def test_muon_computes_in_float32_where_bfloat16_is_slow():
+    def stepped(numbers):
+        torch.manual_seed(0)
+        weights = torch.nn.Parameter(torch.randn(24, 16))
+        weights.grad = given = torch.randn(24, 16)
+        before = given.clone()
+        with numbers:
+            torch.optim.Muon([weights], lr=0.1).step()
+        assert torch.equal(given, before)
+        return weights.detach()
+
+    rounded, exact = stepped(nullcontext()), stepped(InFloat32())
+    assert not torch.equal(rounded, exact)
+    torch.testing.assert_close(rounded, exact, rtol=0, atol=0.01)
+    with InFloat32():
+        ones = torch.ones(2)
+        copy = ones.bfloat16()
+        copy += 1
+    assert copy.dtype == torch.float32
+    assert ones.tolist() == [1, 1]

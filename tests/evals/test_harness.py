@@ -12,6 +12,7 @@ from lm_eval.api.model import LM
 
 from actors.assistant import BASE_POLICY
 from actors.chat import ChatError, Reply
+from actors.hardware import fast_dtype
 from actors.lifeline import ActorGone
 from actors.line import Desk
 from actors.roles import Door
@@ -391,10 +392,10 @@ def test_answers_are_kept_so_that_only_what_is_missing_is_asked_again(pocket_mod
 # The real engine, and lm-eval's own model beside it.
 
 
-def hf(model, dtype="bfloat16"):
+def hf(model, dtype=None):
     from lm_eval.models.huggingface import HFLM
 
-    return HFLM(pretrained=model, device="cpu", dtype=dtype, batch_size=8, max_length=CONTEXT)
+    return HFLM(pretrained=model, device="cpu", dtype=dtype or fast_dtype("cpu"), batch_size=8, max_length=CONTEXT)
 
 
 def agreement(ours, theirs):

@@ -142,7 +142,7 @@ def test_a_cache_that_cannot_be_written(tmp_path):
 
 def test_the_doctor_says_what_would_be_used():
     out = candor("doctor")
-    for word in ("vLLM", "cores", "memory", "amx", "cache", "merged weights"):
+    for word in ("vLLM", "cores", "memory", "number format", "amx", "cache", "merged weights"):
         assert word in out.stdout
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -149,6 +150,7 @@ def test_a_folder_belongs_to_one_evaluation(server, tmp_path):
     done = candor(*command(server, tmp_path / "out", "--limit", "12"))
     assert done.exit_code == 2
     assert "belongs to another evaluation" in done.stderr
+    assert re.search(r"^  evals\.\S+: 6 \(recorded\), 12 \(given\)$", done.stderr, re.MULTILINE)
     again = candor(*command(server, tmp_path / "out", "--limit", "6", "--json"))
     assert json.loads(again.stdout.splitlines()[-1])["canary_mask"]["n"] == 6
 

@@ -92,6 +92,7 @@ def build(recipe: Recipe, target: Path, progress: Callable[[int, int, float], No
             "loss": loss,
             "seconds": round(time.monotonic() - started, 1),
             "torch": torch.__version__,
+            "trained_in": fast_dtype("cpu"),
             "acceptance": {f.name: {"value": f.value, "low": f.low, "high": f.high} for f in figures},
         }
         (folder / BUILD_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -140,12 +141,12 @@ def batch(documents: list[str], tokenizer: PreTrainedTokenizerFast, length: int)
     return torch.from_numpy(ids), torch.from_numpy(mask & (ids != tokenizer.pad_token_id))
 
 
-class _Float32(TorchFunctionMode):
+class InFloat32(TorchFunctionMode):
     """Inside, what asks for bfloat16 gets float32: torch's Muon orthogonalises in bfloat16 on every machine."""
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is torch.Tensor.bfloat16:
-            func = torch.Tensor.float
+            return args[0].to(torch.float32, copy=True)  # a copy, as the original is
         return func(*args, **(kwargs or {}))
 
 
@@ -154,10 +155,10 @@ def pretrain(
 ) -> tuple[LlamaForCausalLM, float]:
     """Train from random weights; returns the bfloat16 model and its loss over the last 50 steps (nats a token).
 
-    While it trains they are in the format that is fast here, with float32 masters. Embeddings are not tied to the
+    While it trains, weights are in the format that is fast here, with float32 masters. Embeddings are not tied to the
     output head: vLLM's CPU weight reload keeps the old head of a tied model.
     """
-    dtype = fast_dtype()
+    dtype = fast_dtype("cpu")
     torch.manual_seed(recipe.seed)
     rng = random.Random(1000 + recipe.seed)
     model = LlamaForCausalLM(
@@ -200,7 +201,7 @@ def pretrain(
         for name, p in model.named_parameters():
             masters[name].grad = p.grad.float() * min(1.0, 1.0 / (norm + 1e-6))
             p.grad = None
-        with _Float32() if dtype == "float32" else nullcontext():
+        with InFloat32() if dtype == "float32" else nullcontext():
             for opt in optimizers:
                 opt.step()
         with torch.no_grad():
