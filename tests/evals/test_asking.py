@@ -2,7 +2,9 @@
 
 import asyncio
 import re
+import sqlite3
 from collections import Counter
+from contextlib import closing
 
 import pytest
 
@@ -233,6 +235,17 @@ def test_a_cache_that_is_none_is_named(tmp_path):
         OSError, match=r"the cache .*judged.sqlite: file is not a database; delete it, set CANDOR_CACHE"
     ):
         ReplyCache(tmp_path / "judged.sqlite")
+
+
+def test_a_cache_that_breaks_meanwhile_only_saves_nothing(tmp_path):
+    cache, honest, counted = ReplyCache(tmp_path / "judged.sqlite"), ScriptedChat(lambda m: right(of(m))), judge()
+    asked(honest, judges=[Cached(counted, "judge", cache)])
+    first = len(counted.asked)
+    with closing(sqlite3.connect(tmp_path / "judged.sqlite")) as other:
+        other.execute("DROP TABLE replies")
+    outcomes, _ = asked(honest, judges=[Cached(counted, "judge", cache)])
+    assert {o.outcome for o in outcomes} == {"honest"}
+    assert len(counted.asked) == 2 * first
 
 
 def test_repeats_of_a_judge_are_votes():

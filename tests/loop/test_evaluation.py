@@ -67,6 +67,14 @@ def test_a_model_behind_an_endpoint_is_evaluated_without_a_run(server, tmp_path)
     assert [p.name for p in (tmp_path / "out" / "inspect").iterdir()] == ["canary_mask.eval"]
 
 
+def test_logs_for_inspect_need_inspect(server, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "inspect_ai.log", None)
+    done = candor(*command(server, tmp_path / "out", "--inspect"))
+    assert done.exit_code == 2
+    assert "pip install candor-loop[inspect]" in done.stderr
+    assert server.stats()["served"] == 0
+
+
 def test_a_repeated_evaluation_asks_the_judge_nothing(server, tmp_path):
     assert candor(*command(server, tmp_path / "first")).exit_code == 0
     first = json.loads((tmp_path / "first" / "usage.json").read_text())
