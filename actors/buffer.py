@@ -111,7 +111,7 @@ class RoundData:
                 "row": pa.array(np.arange(len(rows), dtype=np.int32)),
             }
             columns = [c.combine_chunks() for c in rows.columns] + list(place.values())
-            yield pa.RecordBatch.from_arrays([_flat(c) for c in columns], schema=INDEX_SCHEMA)
+            yield pa.RecordBatch.from_arrays(columns, schema=INDEX_SCHEMA)
 
     def rows(self, trajectory_ids: Iterable[str]) -> pa.Table:
         """The trajectories with these ids, in the order of the plan; memory grows with their number only."""
@@ -122,10 +122,6 @@ class RoundData:
             if len(chosen):
                 found.append(chosen.combine_chunks())
         return pa.concat_tables(found).sort_by("index") if found else SCHEMA.empty_table()
-
-
-def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    return pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
 
 
 def _listing(segments: Iterable[Segment]) -> bytes:
@@ -310,7 +306,7 @@ class TrajectoryBuffer(Actor):
             self._unwritten = None
 
     def _add_usage(self, column: pa.Array | pa.ChunkedArray) -> None:
-        self._usage.add(_flat(pc.list_flatten(column)).to_pylist())
+        self._usage.add(pc.list_flatten(column).to_pylist())
 
     def count(self) -> int:
         """Trajectories of the open round, on disk or pending."""

@@ -132,6 +132,16 @@ def test_what_was_not_planned_is_refused_with_its_batch(store, stranger, why):
     assert indices(store) == [1]
 
 
+def test_conversations_that_cost_nothing_are_found_again(store):
+    """Such as those that were excluded because nobody answered."""
+    first = opened(store)
+    for i in range(3):
+        first.append(batch(i, usage=[]))
+    again = opened(store)
+    assert again.missing().tolist() == [3, 4, 5]
+    assert again.usage() == []
+
+
 def test_without_an_open_round_nothing_is_taken():
     buffer = TrajectoryBuffer(1, 3600)
     assert buffer.count() == 0
