@@ -34,7 +34,7 @@ report_benchmark(name, True, **options)
 @pytest.mark.parametrize("name", [n if n == "users" else pytest.param(n, marks=pytest.mark.slow) for n in BENCHMARKS])
 def test_a_benchmark_runs_and_says_what_it_measured(pocket_model, name):
     done = subprocess.run(
-        [sys.executable, "-c", RUN, name, LITTLE[name]], capture_output=True, text=True, cwd=ROOT, timeout=600
+        [sys.executable, "-c", RUN, name, LITTLE[name]], capture_output=True, text=True, cwd=ROOT, timeout=300
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
