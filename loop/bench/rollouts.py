@@ -119,10 +119,10 @@ def measure(crew: Any, folder: Path, round_: int, replay: bool = True) -> dict[s
     """One rollout by a crew and, unless only its rate is wanted, the replay of its requests.
 
     Returns:
-        `share` of raw throughput; seconds, tokens and requests per second of both; of each engine the share of time
-        without any request and the mean number under way; and the shares of the conversations' time that they spent
-        waiting for the assistant, for the user's words and for ratings, in calls between actors and with the judge,
-        and at the buffer.
+        `share` of raw throughput; seconds, tokens and requests per second of both; of each engine the share of its
+        prompts' tokens that were cached, the share of time without any request, and the mean number under way; and the
+        shares of the conversations' time that they spent waiting for the assistant, for the user's words and for
+        ratings, in calls between actors and with the judge, and at the buffer.
     """
     from actors.buffer import RoundData, RoundPlan
     from actors.conversation import Terms
@@ -165,6 +165,7 @@ def measure(crew: Any, folder: Path, round_: int, replay: bool = True) -> dict[s
         "tokens_per_second": tokens / took,
         "raw_tokens_per_second": tokens / raw,
         "requests_per_second": len(requests) / took,
+        **{f"{name}_prompts_cached": _cached(found) for name, found in recorded.items()},
         **{f"{name}_engine_idle": _idle(found, began, took) for name, found in recorded.items()},
         **{f"{name}_engine_in_flight": _waited(found) / took for name, found in recorded.items()},
         **{f"in_{name}": seconds / talking for name, seconds in waited.items()},
@@ -176,6 +177,11 @@ def measure(crew: Any, folder: Path, round_: int, replay: bool = True) -> dict[s
 def _median(found: Sequence[dict[str, float]], name: str) -> float:
     value = statistics.median(f[name] for f in found)
     return round(value, 3) if value < 100 else round(value)
+
+
+def _cached(requests: Sequence[Request]) -> float:
+    """Share of the tokens of prompts that an engine had computed before."""
+    return sum(r.cached for r in requests) / sum(len(r.prompt) for r in requests)
 
 
 def _waited(requests: Sequence[Request]) -> float:

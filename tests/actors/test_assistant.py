@@ -30,6 +30,16 @@ def test_many_seeded_requests_run_at_once(engine):
     assert all(r.text for r in replies)
 
 
+def test_a_talk_that_goes_on_is_not_computed_again(engine):
+    talk = [said("system", speaker("Sage")), said("user", "Hello there. " * 12)]
+    ray.get(engine.record.remote(True))
+    for messages in (talk, [*talk, said("assistant", "Hello."), said("user", "Please go on.")]):
+        ray.get(engine.reply.remote(BASE_POLICY, messages, Sampling(4, 0.0)))
+    first, second = ray.get(engine.record.remote(False))
+    assert first.cached == 0
+    assert len(first.prompt) - 32 <= second.cached < len(first.prompt), "all of it but the block that is not full"
+
+
 def test_a_reply_that_hits_the_limit_says_so(engine):
     assert ray.get(engine.reply.remote(BASE_POLICY, ASK, Sampling(2))).finish_reason == "length"
 
