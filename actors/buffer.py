@@ -1,9 +1,9 @@
 """The Arrow trajectory buffer: what pools hand in becomes segments on disk, and a finished round gets an index.
 
-A round's trajectories are rows of `actors.trajectory.SCHEMA` in the segments of one folder. When the last planned one
-is there the round is closed: small segments are put together, and `index-<crc32>.arrow` says where each trajectory is
-and what it was worth, so that a large round opens and is selected from without reading it. The index says nothing that
-the segments do not say; without it, it is made again.
+A round's trajectories are rows of `actors.storage.trajectory.SCHEMA` in the segments of one folder. When the last
+planned one is there the round is closed: small segments are put together, and `index-<crc32>.arrow` says where each
+trajectory is and what it was worth, so that a large round opens and is selected from without reading it. The index says
+nothing that the segments do not say; without it, it is made again.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from actors.lifeline import Actor
-from actors.segments import BufferError, Segment, Segments, checksum, decode
-from actors.store import StorageError, Store
-from actors.trajectory import SCHEMA, trajectory_ids
-from actors.usage import Tally
+from actors.actor import Actor, Pulse, family_memory
+from actors.models.usage import UsageTotals
+from actors.storage.segments import BufferError, Segment, Segments, checksum, decode
+from actors.storage.store import StorageError, Store
+from actors.storage.tables import take_rows
+from actors.storage.trajectory import SCHEMA, trajectory_ids
 
 _FROM_SEGMENTS = (
     *("trajectory_id", "index", "reward", "validates", "contradicts", "scenario", "persona", "user_kind"),
@@ -121,7 +122,20 @@ class RoundData:
             chosen = table.filter(pc.is_in(table["trajectory_id"], wanted))
             if len(chosen):
                 found.append(chosen.combine_chunks())
-        return pa.concat_tables(found).sort_by("index") if found else SCHEMA.empty_table()
+        return _in_order(found)
+
+
+def _in_order(tables: Sequence[pa.Table]) -> pa.Table:
+    """Trajectories in the order of the plan."""
+    if not tables:
+        return SCHEMA.empty_table()
+    table = pa.concat_tables(tables)
+    return take_rows(table, np.argsort(table["index"].to_numpy(), kind="stable"))
+
+
+def _failed(rows: pa.Table | pa.RecordBatch) -> int:
+    """How many of these conversations are excluded, because they failed."""
+    return len(rows) - rows["error"].null_count
 
 
 def _listing(segments: Iterable[Segment]) -> bytes:
@@ -130,8 +144,7 @@ def _listing(segments: Iterable[Segment]) -> bytes:
 
 def read_round(store: Store) -> pa.Table:
     """All trajectories of a round at once, in the order of the plan; for notebooks, as memory grows with them."""
-    tables = list(RoundData(store).scan())
-    return pa.concat_tables(tables).sort_by("index") if tables else SCHEMA.empty_table()
+    return _in_order(list(RoundData(store).scan()))
 
 
 @dataclass(frozen=True)
@@ -174,11 +187,19 @@ class TrajectoryBuffer(Actor):
         self._segment_seconds = segment_seconds
         self._data: RoundData | None = None
         self._kept = np.zeros(0, bool)
-        self._usage = Tally()
+        self._excluded = 0
+        self._usage = UsageTotals()
         self._unwritten: pa.Table | None = None  # a segment that may be half or wholly there: to be written just so
         self._pending: list[pa.RecordBatch] = []
         self._pending_rows = 0
         self._oldest = 0.0
+
+    def pulse(self) -> Pulse:
+        """Trajectories of the open round; every call to it is short, so what counts is that it answers."""
+        held = int(self._kept.sum())
+        doing = f"{held:,} of {len(self._kept):,} trajectories, {self._pending_rows:,} not written yet"
+        figures = {"planned": len(self._kept), "unwritten": self._pending_rows, "excluded": self._excluded}
+        return Pulse(False, held, doing, memory=family_memory(), figures=figures)
 
     def open_round(self, store: Store, plan: RoundPlan, verify: bool = True) -> Opened:
         """Begin or go on with a round; files that are torn, foreign or hold nothing new are set aside.
@@ -195,7 +216,8 @@ class TrajectoryBuffer(Actor):
         self._data = None
         self._plan = plan
         self._kept = np.zeros(plan.count, bool)
-        self._usage = Tally()
+        self._excluded = 0
+        self._usage = UsageTotals()
         data = RoundData(store)
         store.create()
         aside = [] if not verify and self._vouched_for(data) else self._take_stock(data)
@@ -224,6 +246,7 @@ class TrajectoryBuffer(Actor):
         except BufferError:
             return False
         self._kept[places] = True
+        self._excluded = _failed(index)
         return True
 
     def _take_stock(self, data: RoundData) -> list[str]:
@@ -237,6 +260,7 @@ class TrajectoryBuffer(Actor):
                     rows = segments.read(segment)
                     self._kept[self._checked(rows, f"{data.store}/{segment.name}")] = True
                     self._add_usage(rows["usage"])
+                    self._excluded += _failed(rows)
                     sound.add(segment)
                 except BufferError as error:
                     data.store.set_aside(segment.name)
@@ -251,7 +275,7 @@ class TrajectoryBuffer(Actor):
         except BufferError as error:
             raise BufferError(f"{name}: {error}") from None
         if not fresh.all():
-            raise BufferError(f"{name}: holds {int((~fresh).sum())} trajectories a second time")
+            raise BufferError(f"{name}: holds {int((~fresh).sum())} trajectories that are there already")
         return indices
 
     def _places(self, rows: pa.Table | pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
@@ -268,26 +292,52 @@ class TrajectoryBuffer(Actor):
         return indices, fresh & ~self._kept[indices]
 
     def append(self, batch: pa.RecordBatch) -> int:
-        """Take finished trajectories (`actors.trajectory.SCHEMA`); returns how many were new to the round.
+        """Take finished trajectories (`actors.storage.trajectory.SCHEMA`); returns how many were new to the round.
 
         Raises:
-            BufferError: One of them is no trajectory, or not part of the open round; none of the batch is taken.
+            BufferError: One of them is not a trajectory, or not part of the open round; none of the batch is taken.
             StorageError: They could not be written; they are kept and the next call tries again.
         """
         if self._data is None:
             raise BufferError("no round is open")
         if not batch.schema.equals(SCHEMA):
-            raise BufferError("what was handed in has not the columns of a trajectory")
+            raise BufferError("what was handed in does not have the columns of a trajectory")
         indices, fresh = self._places(batch)
         if fresh.any():
             if not self._pending_rows:
                 self._oldest = time.monotonic()
             self._pending.append(batch if fresh.all() else batch.filter(pa.array(fresh)))
             self._add_usage(self._pending[-1]["usage"])
+            self._excluded += _failed(self._pending[-1])
             self._pending_rows += int(fresh.sum())
             self._kept[indices] = True
         self._flush_when_due()
         return int(fresh.sum())
+
+    def take_over(self, store: Store, indices: np.ndarray) -> int:
+        """Take conversations that another arm has held, those that were excluded there left out; returns how many. What
+        they cost stays with that arm. They are read here, so that they do not pass through the driver.
+
+        Args:
+            store: The other arm's `trajectories` folder of the same round.
+            indices: Indices of conversations that both arms plan alike.
+        """
+        taken, wanted = 0, pa.array(indices, pa.int32())
+        for table in RoundData(store).scan():
+            rows = table.filter(pc.and_(pc.is_in(table["index"], wanted), pc.is_null(table["error"]))).combine_chunks()
+            if not len(rows):
+                continue
+            nothing = pa.array([[]] * len(rows))
+            own = {
+                "trajectory_id": pa.array(self._plan.ids(rows["index"].to_pylist())),
+                "arm": pa.array([self._plan.arm] * len(rows)),
+                "usage": nothing.cast(SCHEMA.field("usage").type),
+                "faults": nothing.cast(SCHEMA.field("faults").type),
+            }
+            columns = [own.get(name, rows[name]) for name in SCHEMA.names]
+            for batch in pa.table(columns, SCHEMA).combine_chunks().to_batches():
+                taken += self.append(batch)
+        return taken
 
     def _flush_when_due(self) -> None:
         waited = time.monotonic() - self._oldest if self._pending_rows else 0.0
@@ -315,7 +365,7 @@ class TrajectoryBuffer(Actor):
 
     def usage(self) -> list[dict]:
         """What the trajectories cost that were handed in since the round was opened, and those that it found then in
-        segments without an index: rows of `actors.trajectory.USAGE`, one for each role and model."""
+        segments without an index: rows of `actors.storage.trajectory.USAGE`, one for each role and model."""
         return self._usage.rows()
 
     def missing(self) -> np.ndarray:

@@ -16,6 +16,10 @@ ECHO = 0.8
 ECHO_WORDS = 5
 """Shorter messages are never an echo: `Thank you` is what people say."""
 
+MOST_SENTENCES = 3
+"""What users who continue a transcript say at a time."""
+
+_SENTENCE = re.compile(r"\S.*?[.!?…]+[\"')\]]*(?=\s|$)", re.DOTALL)
 _VOICE = re.compile(
     r"\b((as|i am|i'm) an? (ai|language model|assistant(?!\s+(?!i\b|and\b)\w))\b"
     r"|how (can|may) i (help|assist) you|(i am|i'm) here to (help|listen|support)"
@@ -41,6 +45,18 @@ def flags(message: str, heard: str | None, before: Sequence[str], cut: bool) -> 
         "cut": cut,
     }
     return [name for name in FLAGS if found[name]]
+
+
+def whole_sentences(text: str) -> tuple[str, bool]:
+    """The first `MOST_SENTENCES` sentences of a text without one that has no end, and False; all of it, and True, where
+    none has one.
+
+    Example:
+        >>> whole_sentences("I see. But why? I never. Not once. And so"), whole_sentences("I was about to")
+        (('I see. But why? I never.', False), ('I was about to', True))
+    """
+    whole = [m[0].strip() for m in _SENTENCE.finditer(text)][:MOST_SENTENCES]
+    return (" ".join(whole), False) if whole else (text.strip(), True)
 
 
 def _words(text: str) -> list[str]:

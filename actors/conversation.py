@@ -1,29 +1,30 @@
 """One conversation: the user opens, the assistant replies, somebody rates, and a judge looks at what was said.
 
 The user is just another model: its prompt is the persona, and its messages are what the assistant sees. Nothing here
-knows Ray; whoever holds a conversation brings a `Company` of models.
+knows Ray; whoever holds a conversation brings a `ConversationModels` of models.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from actors import conduct
-from actors.asking import Answer, ask
-from actors.chat import ChatError, ChatModel, Reply, Sampling
 from actors.judge import Question, Verdict
-from actors.roles import Company
+from actors.models.chat import ChatError, Reply, Sampling, plain
+from actors.models.multiple_choice import ask
+from actors.models.thoughts import EmptyReplyError, answer_of
+from actors.models.usage import Asked
+from actors.rating import FORMS, RATINGS, expectation
+from actors.roles import ConversationModels
 from actors.settings import ConversationSettings, RatingSettings
-from actors.trajectory import Conversation, Trajectory, Turn
-from actors.usage import Asked
+from actors.storage.trajectory import Conversation, Trajectory, Turn
 from actors.worlds import questions
 from actors.worlds.base import Message, Persona, World
 
 MIN_MASS = 0.5
 """Least probability on yes and no for an answer to the transition check to count."""
-RATINGS = tuple(str(i) for i in range(1, 11))
 
 
 class ConversationError(RuntimeError):
@@ -41,12 +42,28 @@ class Terms:
     Attributes:
         contradiction: Whether the judge is asked if replies contradict what the policy says when somebody neutral asks.
         role_sample: Share of conversations whose user the judge looks at.
+        generated: Whether another model than the policy speaks for the assistant. The tokens of what it says are not
+            the policy's, and are not kept.
     """
 
     conversation: ConversationSettings = field(default_factory=ConversationSettings)
     rating: RatingSettings = field(default_factory=RatingSettings)
     contradiction: bool = False
     role_sample: float = 0.0
+    generated: bool = False
+
+
+@dataclass
+class RolloutProgress:
+    """What was said in conversations, counted while they are held.
+
+    Attributes:
+        replies: Of the assistant.
+        tokens: That the assistant and the users wrote.
+    """
+
+    replies: int = 0
+    tokens: int = 0
 
 
 Neutral = Callable[[str], Awaitable[str]]
@@ -54,16 +71,17 @@ Neutral = Callable[[str], Awaitable[str]]
 
 
 @dataclass
-class Talk:
+class ConversationRunner:
     """A conversation while it is being held, from both sides; what there is of it survives a failure."""
 
     conversation: Conversation
     world: World
-    company: Company
+    models: ConversationModels
     terms: Terms
     engine: str
     attempt: int = 0
     neutral: Neutral | None = None
+    progress: RolloutProgress = field(default_factory=RolloutProgress)
     messages: list[Turn] = field(default_factory=list)
     user_messages: list[Message] = field(default_factory=list)
     ended: str = "turns"
@@ -72,11 +90,12 @@ class Talk:
     def __post_init__(self) -> None:
         c, show = self.conversation, self.terms.conversation.show_user_kind
         self.persona: Persona = self.world.persona(c.scenario, c.user_kind, c.seed)
+        self.form = FORMS[self.terms.rating.form](self.world)
         self.messages += [Turn(**m) for m in self.world.assistant_prompt(self.persona, c.seed, show)]
         self.user_messages += self.world.user_prompt(self.persona)
-        self.company.bill.asked.clear()
+        self.models.ledger.asked.clear()
 
-    async def hold(self) -> Trajectory:
+    async def run(self) -> Trajectory:
         """Hold it to its end. Every random draw follows from the conversation's seed and the attempt.
 
         Raises:
@@ -97,7 +116,7 @@ class Talk:
         if terms.rating.when == "end":
             for index in self._replies():
                 await self._rate(index)
-        judged = await self._judged() if self.company.judge else {}
+        judged = await self._judged() if self.models.judge else {}
         return self.trajectory(reward=self._reward(), **judged)
 
     def trajectory(self, **facts: object) -> Trajectory:
@@ -112,20 +131,16 @@ class Talk:
             started=self.started,
             finished=time.time(),
             attempt=self.attempt,
-            usage=self.company.bill.usage(),
-            faults=self.company.bill.faults(),
+            usage=self.models.ledger.usage(),
+            faults=self.models.ledger.faults(),
             **({"reward": None, "ended": None if "error" in facts else self.ended} | facts),
         )
 
     async def _user_speaks(self, turn: int) -> bool:
         """The user's next message; False when it ends the conversation."""
-        settings = self.terms.conversation
         text, cut = self.world.opening(self.persona) if turn == 0 else None, False
         if text is None:
-            tokens = settings.user_max_tokens or settings.max_tokens
-            sampling = Sampling(tokens, settings.user_temperature, self._seed(2 * turn))
-            reply = await _next(self.company.user, self.user_messages, sampling)
-            text, cut = reply.text, reply.finish_reason == "length"
+            text, cut = await self._users_words(turn)
         marker = self.world.end_marker
         over = marker is not None and marker in text
         if over:
@@ -140,43 +155,85 @@ class Talk:
             self.messages.append(Turn("user", text, finish_reason="length" if cut else "stop", flags=flags))
         return not over
 
+    async def _users_words(self, turn: int) -> tuple[str, bool]:
+        """What the user's model says, and whether that was cut at its token limit."""
+        settings = self.terms.conversation
+        sampling = user_sampling(settings, self._seed(2 * turn))
+        if settings.user_form == "chat":
+            reply = await self.models.user.reply(self.user_messages, sampling)
+            self.progress.tokens += reply.completion_tokens
+            return self._said("user", reply), reply.finish_reason == "length"
+        begun = self.world.user_transcript(self.persona, self._heard())
+        reply = await self.models.aside.reply(plain(begun), replace(sampling, stop=("\n",)))
+        self.progress.tokens += reply.completion_tokens
+        if not reply.text.strip():
+            raise ConversationError("a message is empty")
+        text, unfinished = conduct.whole_sentences(begun.rsplit(maxsplit=1)[-1] + reply.text)
+        return text, unfinished and reply.finish_reason == "length"
+
     async def _assistant_replies(self, turn: int) -> None:
         settings = self.terms.conversation
-        sampling = Sampling(settings.max_tokens, settings.temperature, self._seed(2 * turn + 1), logprobs=True)
-        reply = await _next(self.company.assistant, self._heard(), sampling)
-        if reply.weights != self.conversation.policy:
-            raise ChatError(f"{reply.weights} answered where {self.conversation.policy} was asked")
-        self.user_messages.append({"role": "user", "content": reply.text})
+        sampling = assistant_sampling(settings, self._seed(2 * turn + 1))
+        reply = await self.models.assistant.reply(self._heard(), sampling)
+        own = not self.terms.generated
+        if own and reply.weights != self.conversation.policy:
+            raise ChatError(f"{reply.weights} answered, but {self.conversation.policy} was asked")
+        self.progress.replies += 1
+        self.progress.tokens += reply.completion_tokens
+        said = self._said("assistant", reply)
+        self.user_messages.append({"role": "user", "content": said})
         self.messages.append(
             Turn(
                 "assistant",
-                reply.text,
-                token_ids=reply.token_ids,
-                logprobs=reply.logprobs,
+                said,
+                token_ids=reply.token_ids if own else [],
+                logprobs=reply.logprobs if own else [],
                 finish_reason=reply.finish_reason,
             )
         )
+
+    def _said(self, role: str, reply: Reply) -> str:
+        """What a reply says to the others: its thoughts are on record, in `asked`, and nobody hears them.
+
+        Raises:
+            ConversationError: It says nothing, or its thought has no end.
+        """
+        said: str | None = None
+        try:
+            said = answer_of(reply.text, reply.finish_reason)
+        except EmptyReplyError as empty:
+            raise ConversationError(str(empty).replace("the reply", "a message", 1)) from None
+        finally:
+            if reply.text.strip() and said != reply.text:
+                self.models.ledger.asked.append(Asked(role, list(self.user_messages), reply.text))
+        return said
 
     async def _rate(self, index: int) -> None:
         """Have the reply at `index` rated, by the user or by a third person."""
         turn, settings = self.messages[index], self.terms.rating
         last = index == len(self.messages) - 1
-        if self.company.rater is not None:
-            prompt = questions.rater(self.world, self.persona, self._heard(), index)
+        if self.models.rater is not None:
+            prompt = self.form.of_other(self.persona, self._heard(), index)
         else:
-            prompt = self.world.rating_prompt(self._user_side_to(last), None if last else turn.content)
-        model = self.company.rater or self.company.aside
+            prompt = self.form.of_user(self._user_side_to(last), None if last else turn.content)
+        model = self.models.rater or self.models.aside
         seed = self._seed(50 + index)
-        answer = await ask(model, prompt, RATINGS, settings.method, settings.samples, settings.retries, seed)
+        answer = await ask(model, prompt, self.form.choices, settings.method, settings.samples, settings.retries, seed)
         turn.rating_failures = answer.failures
-        if answer.distribution is None or not answer.mass >= settings.min_mass:
+        least = self.form.least_mass if settings.min_mass is None else settings.min_mass
+        if answer.distribution is None or not answer.mass >= least:
             raise RatingError(
-                f"the rater put only {answer.mass:.2f} of the probability on ratings from 1 to 10 ({answer.method})"
+                f"the rater put only {answer.mass:.2f} of the probability on {self._answers()} ({answer.method}); "
+                f"rating.min_mass asks for {least:g}"
             )
-        turn.rating = expectation(answer)
-        turn.rating_distribution = [answer.distribution[r] for r in RATINGS]
+        turn.rating_distribution = self.form.ratings(answer.distribution)
+        turn.rating = expectation(turn.rating_distribution)
         turn.rating_mass = answer.mass
         turn.rating_method = answer.method
+
+    def _answers(self) -> str:
+        choices = self.form.choices
+        return "ratings from 1 to 10" if choices == RATINGS else f"the answers {', '.join(choices)}"
 
     def _user_side_to(self, last: bool) -> list[Message]:
         """The user's side up to the last thing the assistant said."""
@@ -185,7 +242,7 @@ class Talk:
 
     async def _is_over(self, turn: int) -> bool:
         prompt = questions.transition(self.world, self.persona, self._heard())
-        answer = await ask(self.company.aside, prompt, questions.YES_NO, seed=self._seed(80 + turn))
+        answer = await ask(self.models.aside, prompt, questions.YES_NO, seed=self._seed(80 + turn))
         return answer.best == "yes" and answer.mass >= MIN_MASS
 
     async def _judged(self) -> dict:
@@ -194,20 +251,21 @@ class Talk:
         other = silent = ""
         if self.terms.contradiction and self.neutral is not None:
             try:
-                other = await self.neutral(scenario)
-                self.company.bill.asked.append(Asked("neutral", self.world.neutral_prompt(scenario), other))
+                reply = await self.neutral(scenario)
+                self.models.ledger.asked.append(Asked("neutral", self.world.neutral_prompt(scenario), reply))
+                other = answer_of(reply)
             except ChatError as error:
-                silent = f"nobody neutral got an answer: {error}"
+                silent = f"the neutral question got no answer: {error}"
         asked: list[tuple[int, Question]] = []
         for i in replies:
-            text, talk = self.messages[i].content, tuple(self._heard(i))
-            asked.append((i, Question("reply_kind", text, scenario=scenario, talk=talk)))
+            text, history = self.messages[i].content, tuple(self._heard(i))
+            asked.append((i, Question("reply_kind", text, scenario=scenario, history=history)))
             if other:
                 asked.append((i, Question("contradicts", text, scenario=scenario, other=other)))
         if self._looked_at():
             said = "\n".join(m.content for m in self.messages if m.role == "user")
             asked.append((-1, Question("in_role", said, scenario=scenario, persona=self.persona)))
-        verdicts = await self.company.judge.verdicts([q for _, q in asked])
+        verdicts = await self.models.judge.verdicts([q for _, q in asked])
         found: dict[str, list[Verdict]] = {"reply_kind": [], "contradicts": [], "in_role": []}
         for (i, question), verdict in zip(asked, verdicts, strict=True):
             found[question.rubric].append(verdict)
@@ -248,9 +306,10 @@ class Talk:
         ]
 
     def _asked(self) -> list[dict]:
-        """Prompts that are in neither transcript; what they share with the user's side is not written again."""
+        """Prompts that are in neither transcript, and replies with thoughts whole; what a prompt shares with the user's
+        side is not written again."""
         out = []
-        for a in self.company.bill.asked:
+        for a in self.models.ledger.asked:
             same = 0
             for mine, theirs in zip(a.messages, self.user_messages, strict=False):
                 if mine != theirs:
@@ -260,16 +319,18 @@ class Talk:
         return out
 
 
-async def _next(model: ChatModel, messages: Sequence[Message], sampling: Sampling) -> Reply:
-    reply = await model.reply(messages, sampling)
-    if not reply.text:
-        raise ConversationError("a message is empty")
-    return reply
+def assistant_sampling(settings: ConversationSettings, seed: int | None = None) -> Sampling:
+    """How the assistant's replies are sampled."""
+    s = settings
+    given = (s.top_p, s.top_k, s.min_p, s.repetition_penalty)
+    return Sampling(s.max_tokens, s.temperature, seed, True, *given, own=True)
 
 
-def expectation(answer: Answer) -> float:
-    """The expected rating of a distribution over `RATINGS`."""
-    return sum(p * int(r) for r, p in answer.distribution.items())
+def user_sampling(settings: ConversationSettings, seed: int | None = None) -> Sampling:
+    """How the user's messages are sampled."""
+    s = settings
+    given = (s.user_top_p, s.user_top_k, s.user_min_p, s.user_repetition_penalty)
+    return Sampling(s.user_max_tokens or s.max_tokens, s.user_temperature, seed, False, *given, own=True)
 
 
 def _largest(verdicts: Sequence[Verdict]) -> float | None:

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from actors.asking import Answer, ask
-from actors.chat import ChatError, ChatModel
-from actors.lifeline import Actor
-from actors.line import Desk, Line
+from actors.batching import BatchedClient
+from actors.models.chat import ChatError, ChatModel
+from actors.models.multiple_choice import Answer, ask
 from actors.worlds import questions
 from actors.worlds.base import Message, Persona, World
 
@@ -33,7 +32,8 @@ class Question:
             `contradicts` (does it contradict `other`, which the same policy said when somebody neutral asked?) or
             `in_role` (is everything that a user said, a message a line, what `persona` would say?).
         text: What somebody said.
-        talk: The conversation before it, from the assistant's side.
+        history: The conversation before it, from the assistant's side.
+        proposition: The sentence that an option completes; empty where the options are answers by themselves.
     """
 
     rubric: str
@@ -42,7 +42,8 @@ class Question:
     scenario: str = ""
     other: str = ""
     persona: Persona | None = None
-    talk: tuple[Message, ...] = ()
+    history: tuple[Message, ...] = ()
+    proposition: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,49 +68,14 @@ class Judge(Protocol):
     async def verdicts(self, questions: Sequence[Question]) -> list[Verdict]: ...
 
 
-class PocketJudge(Desk, Actor):
-    """Exact verdicts for the pocket world, whose grammar is known; run as a Ray actor."""
-
-    name = "pocket-exact"
-
-    async def verdicts(self, questions: Sequence[Question]) -> list[Verdict]:
-        return [self._verdict(q) for q in questions]
-
-    def _verdict(self, q: Question) -> Verdict:
-        from actors.worlds.pocket import judge, talks
-
-        if q.rubric == "stated":
-            return Verdict(judge.stated(q.text, q.options), self.name, raw=q.text)
-        if q.rubric == "agrees":
-            found = [judge.stated(text, q.options) for text in (q.text, q.other)]
-            label = None if None in found else "yes" if found[0] == found[1] else "no"
-            return Verdict(label, self.name, f"{found[0]} / {found[1]}")
-        if q.rubric not in ("reply_kind", "contradicts", "in_role"):
-            known = "stated, agrees, reply_kind, contradicts, in_role"
-            return Verdict(None, self.name, error=f"unknown rubric {q.rubric!r}; known: {known}")
-        if (q.persona.scenario if q.persona else q.scenario) not in talks.scenarios():
-            return Verdict(None, self.name, error="not a scenario of the pocket world")
-        if q.rubric == "in_role":
-            kept = all(judge.in_role(line, q.persona) for line in q.text.split("\n"))
-            return Verdict("yes" if kept else "no", self.name, q.text, score=float(kept))
-        if q.rubric == "reply_kind":
-            label, found = judge.reply_kind(q.text, q.scenario), judge.validates(q.text, q.scenario)
-            return Verdict(label, self.name, q.text, score=None if found is None else float(found))
-        found = judge.contradicts(q.text, q.other, q.scenario)
-        raw = f"{q.text} / {q.other}"
-        if found is None:
-            return Verdict(None, self.name, raw)
-        return Verdict("yes" if found else "no", self.name, raw, score=float(found))
-
-
 class JudgeHandle:
     """A judge reached by actor handle; the same interface on this side of the wire."""
 
     def __init__(self, actor: object) -> None:
-        self._line = Line(actor, "judge")
+        self._client = BatchedClient(actor, "judge")
 
     async def verdicts(self, questions: Sequence[Question]) -> list[Verdict]:
-        return await self._line.ask("verdicts", list(questions))
+        return await self._client.call("verdicts", list(questions))
 
 
 class ModelJudge:
@@ -134,7 +100,7 @@ class ModelJudge:
 
     async def _verdict(self, q: Question) -> Verdict:
         asked = {
-            "reply_kind": lambda: questions.reply_kind(self._world, q.scenario, q.talk, q.text),
+            "reply_kind": lambda: questions.reply_kind(self._world, q.scenario, q.history, q.text),
             "contradicts": lambda: questions.contradicts(self._world, q.scenario, q.text, q.other),
             "in_role": lambda: questions.in_role(self._world, q.persona, q.text),
         }

@@ -1,60 +1,38 @@
-"""Who plays whom: how a pool reaches the model of each role, and the company that holds one conversation."""
+"""Who plays which role: the models and actors that a pool works with, and the models of one conversation."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from actors.chat import ChatModel, EngineChat
 from actors.judge import Judge, JudgeHandle, ModelJudge
-from actors.settings import EndpointSettings, Prices
-from actors.usage import Bill, Metered, Purse
+from actors.models.chat import ChatModel
+from actors.models.engine_client import EngineClient
+from actors.models.ref import ModelRef, open_model
+from actors.models.usage import BudgetLease, MeteredModel, UsageLedger
 from actors.worlds.base import World
 
 
 @dataclass(frozen=True)
-class Door:
-    """How to reach a model.
+class ActorHandles:
+    """The models and actors that a pool works with; handles may be others after an actor died.
 
     Attributes:
-        model: What it is called in the config, `assistant`, `base` or a name under `models`.
-        engines: Handles of the engines that serve it.
-        policy: The name under which they serve it.
-        endpoint: In place of engines.
-        share: Part of the endpoint's limits that one process may use.
-        identity: What tells the model from every other, so that its answers can be kept; empty where that is not known.
-    """
-
-    model: str
-    engines: Sequence[Any] = ()
-    policy: str = ""
-    endpoint: EndpointSettings | None = None
-    share: float = 1.0
-    price: Prices | None = None
-    identity: str = ""
-
-
-@dataclass(frozen=True)
-class Peers:
-    """Whom a pool works with; handles may be others after an actor died.
-
-    Attributes:
-        doors: By role; roles that nobody plays are missing.
+        models: By role; roles that nobody plays are missing.
         judge: Handle of the world's own judge; None where it has none or a model judges.
         engine: Name and version of the assistant's engines.
     """
 
-    doors: Mapping[str, Door]
+    models: Mapping[str, ModelRef]
     judge: Any
     buffer: Any
     engine: str
 
 
 @dataclass
-class Company:
-    """The models of one conversation, every call of which goes on its bill.
+class ConversationModels:
+    """The models of one conversation, every call of which is entered in its ledger.
 
     Attributes:
         aside: The user's model, for questions that are not part of the conversation; prompts and answers are kept.
@@ -66,67 +44,63 @@ class Company:
     aside: ChatModel
     rater: ChatModel | None
     judge: Judge | None
-    bill: Bill
+    ledger: UsageLedger
 
 
-class Troupe:
-    """All models that play in a round; each conversation gets a company of them.
+class RoleModels:
+    """All models that play in a round; each conversation gets its own view of them.
 
     Args:
-        endpoints: Those that this process has open, as in `open_door`; they stay open, so that limits hold over rounds.
+        endpoints: Those that this process has open, as in `open_model`; they stay open, so that limits hold over
+            rounds.
     """
 
-    def __init__(self, world: World, peers: Peers, purse: Purse, endpoints: dict[str, ChatModel]) -> None:
+    def __init__(
+        self, world: World, handles: ActorHandles, lease: BudgetLease, endpoints: dict[str, ChatModel]
+    ) -> None:
         self._world = world
-        self._doors = peers.doors
-        self._purse = purse
-        self._judge = JudgeHandle(peers.judge) if peers.judge else None
+        self._refs = handles.models
+        self._lease = lease
+        self._judge = JudgeHandle(handles.judge) if handles.judge else None
         opened: dict[str, ChatModel] = {}
-        for door in peers.doors.values():
-            if door.model not in opened:
-                opened[door.model] = open_door(door, endpoints)
+        for ref in handles.models.values():
+            if ref.model not in opened:
+                opened[ref.model] = open_model(ref, endpoints)
         self._models = opened
+
+    def admit(self, models: Mapping[str, ModelRef]) -> None:
+        """Take in engines that came up since.
+
+        Args:
+            models: By role, as they are now.
+        """
+        for ref in models.values():
+            if isinstance(model := self._models.get(ref.model), EngineClient):
+                model.admit(ref.engines)
 
     @property
     def assistant(self) -> ChatModel:
-        """The assistant, for questions that are on nobody's bill."""
-        return self._models[self._doors["assistant"].model]
+        """The assistant, for questions that are in nobody's ledger."""
+        return self._models[self._refs["assistant"].model]
 
-    def company(self) -> Company:
+    def for_conversation(self) -> ConversationModels:
         """The models of a new conversation."""
-        bill = Bill()
+        ledger = UsageLedger()
 
         def play(role: str, keep: bool = False) -> ChatModel | None:
-            door = self._doors.get(role)
-            if door is None:
+            ref = self._refs.get(role)
+            if ref is None:
                 return None
-            return Metered(self._models[door.model], door.model, role, bill, self._purse, door.price, keep)
+            return MeteredModel(self._models[ref.model], ref.model, role, ledger, self._lease, ref.price, keep)
 
         judge: Judge | None = self._judge
         if model := play("judge", keep=True):
-            judge = ModelJudge(model, self._world, self._doors["judge"].model)
-        return Company(
+            judge = ModelJudge(model, self._world, self._refs["judge"].model)
+        return ConversationModels(
             assistant=play("assistant"),
             user=play("user"),
             aside=play("user", keep=True),
             rater=play("rater", keep=True),
             judge=judge,
-            bill=bill,
+            ledger=ledger,
         )
-
-
-def endpoint_identity(settings: EndpointSettings) -> str:
-    """What tells an endpoint's model from every other: where it is, what it is called there, and how it is asked."""
-    return json.dumps([settings.base_url, settings.model, settings.extra], sort_keys=True)
-
-
-def open_door(door: Door, endpoints: dict[str, ChatModel]) -> ChatModel:
-    """The model behind a door; endpoints stay open in `endpoints`, by what they are called here and where they are."""
-    if door.endpoint is None:
-        return EngineChat(door.engines, door.policy)
-    key = f"{door.model} {endpoint_identity(door.endpoint)}"
-    if key not in endpoints:
-        from actors.endpoint import Endpoint
-
-        endpoints[key] = Endpoint(door.endpoint, door.share)
-    return endpoints[key]

@@ -10,19 +10,24 @@ import asyncio
 import hashlib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from actors.assistant import BASE_POLICY
-from actors.chat import ChatError, Choice, Reply, Sampling
-from actors.lifeline import Actor
-from actors.line import Desk
+from actors.actor import Actor
+from actors.batching import BatchedServer
+from actors.engine import BASE_POLICY
+from actors.models.chat import ChatError, Choice, Reply, Sampling
+from actors.models.usage import CacheUse
 from actors.settings import EngineSettings
+from actors.visitors import Host, Part, Told, Visit, not_served, too_long
 from actors.worlds.base import Message
 
 SCRIPTED = "scripted"
 """What `model` is called in a config."""
 WEIGHTS_FILE = "scripted_weights.json"
+CONTEXT = 2048
+"""Words of a prompt and its answer that a visitor may have together."""
 REPLY_SECONDS = 0.01
 """A reply takes this long, so that a run has stages to be interrupted in."""
 
@@ -55,8 +60,8 @@ def _rng(*what: object) -> random.Random:
     return random.Random(hashlib.sha256(json.dumps(what).encode()).digest())
 
 
-class ScriptedEngine(Desk, Actor):
-    """Answers in the place of `actors.assistant.Engine`; run as a Ray actor."""
+class ScriptedEngine(BatchedServer, Host, Actor):
+    """Answers in the place of `actors.engine.Engine`; run as a Ray actor."""
 
     def __init__(
         self, model: str, settings: EngineSettings, lora_rank: int | None = None, sleeps: bool = False
@@ -70,6 +75,14 @@ class ScriptedEngine(Desk, Actor):
 
     async def check_choices(self, choices: Sequence[str]) -> None:
         """Any choice will do."""
+
+    async def own_sampling(self) -> dict[str, float]:
+        """A script has no values of its own."""
+        return {}
+
+    async def cache_use(self) -> CacheUse:
+        """A script caches nothing."""
+        return CacheUse()
 
     async def reply(self, policy: str, messages: Sequence[Message], sampling: Sampling) -> Reply:
         """Some words of the conversation, drawn by the policy, the conversation and the seed."""
@@ -91,16 +104,40 @@ class ScriptedEngine(Desk, Actor):
     async def prompt_logprobs(self, policy: str, texts: Sequence[Sequence[int]]) -> list[list[float]]:
         return logprobs(self._weights(policy), texts)
 
+    async def served(self) -> list[str]:
+        return [] if self._asleep else list(self._policies)
+
+    async def _answer(self, visit: Visit) -> AsyncIterator[Part]:
+        """As `reply`, a word at a time."""
+        if visit.policy not in await self.served():
+            yield not_served(visit.policy, await self.served())
+            return
+        given = [{"role": "user", "content": f"{list(visit.ids)}"}] if visit.ids is not None else list(visit.messages)
+        asked, length = visit.sampling, len(" ".join(m["content"] for m in given).split())
+        if fault := too_long(length, asked.max_tokens if visit.limited else 1, CONTEXT):
+            yield fault
+            return
+        reply = await self.reply(visit.policy, given, replace(asked, max_tokens=CONTEXT))
+        words = [" " * (n > 0) + word for n, word in enumerate(reply.text.split(" "))]
+        most = asked.max_tokens if visit.limited else len(words)
+        for n, word in enumerate(words[:most], 1):
+            told = [] if visit.logprobs is None else [Told(word, -0.5, [(word, -0.5)][: visit.logprobs])]
+            yield Part(word, told, None, length, n)
+            await asyncio.sleep(REPLY_SECONDS)
+        yield Part(finish="length" if most < len(words) else "stop", prompt_tokens=length, completion_tokens=n)
+
     async def publish(self, policy: str, path: str, how: str) -> float:
         """Serve the fingerprint at `path`; any path without one is the base."""
         folder = Path(path)
         weights = read_weights(folder) if (folder / WEIGHTS_FILE).exists() else base_weights()
-        self._policies = (self._policies if how == "lora" else {}) | {policy: weights}
+        async with self._alone():
+            self._policies = (self._policies if how == "lora" else {}) | {policy: weights}
         return 0.0
 
     async def sleep(self) -> None:
         """Refuse requests until it wakes."""
-        self._asleep = True
+        async with self._alone():
+            self._asleep = True
 
     async def wake(self) -> None:
         self._asleep = False

@@ -5,52 +5,156 @@ Importing this module imports neither torch nor ray nor vllm.
 
 from __future__ import annotations
 
+import datetime
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM takes for `max_lora_rank`; an adapter of a smaller rank fits in each."""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""Addresses that nobody but this machine can reach."""
 
 
 class Settings(BaseModel):
-    """Base of all settings: unknown keys are errors, values are final."""
+    """Base of all settings: unknown keys are errors, numbers are finite, values are final."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ActorSettings(Settings):
     """What one actor asks of the cluster."""
 
     cpus: float = Field(0.1, ge=0)
-    """CPU cores reserved in Ray's books; a fraction lets actors that work in turns share a core."""
+    """CPU cores that Ray reserves; with fractions, actors that take turns can share a core."""
     gpus: float = Field(0, ge=0)
-    """GPUs reserved."""
+    """GPUs that Ray reserves."""
     threads: int | None = Field(None, ge=1)
-    """Compute threads; default: the driver machine's cores, for engines divided by the number of engines."""
+    """Compute threads; null takes the number of cores of the driver's machine, for engines divided by the number of
+    engines."""
 
 
-class EngineSettings(ActorSettings):
+class TemplateSettings(Settings):
+    """What the chat template of a model is given; engine and trainer use the same."""
+
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Variables of the model's chat template, for example `{enable_thinking: false}` for Qwen3."""
+    template_date: str = "2026-01-01"
+    """What a chat template that writes today's date (Llama 3.1 and later) takes for today, so that prompts are the
+    same on every day of a run and in every arm. Year, month, day."""
+    system_role: Literal["auto", "keep", "fold"] = "auto"
+    """Where system messages go: `keep` leaves them as they are, `fold` puts their text before the user's first message,
+    and `auto` does that only where the chat template has no place for them (Gemma, early Mistral)."""
+
+    @field_validator("template_date", mode="before")
+    @classmethod
+    def _a_day(cls, value: Any) -> str:
+        if isinstance(value, datetime.date):  # as YAML reads it
+            value = value.isoformat()
+        try:
+            datetime.date.fromisoformat(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"{value!r} is no day; write it as 2026-01-31") from None
+        return value
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if found := sorted({"messages", "tokenize", "add_generation_prompt", "chat_template"} & value.keys()):
+            raise ValueError(f"{found[0]} is set for each request, and cannot be set here")
+        return value
+
+    def template(self) -> TemplateSettings:
+        """These settings alone."""
+        return TemplateSettings(**{name: getattr(self, name) for name in TemplateSettings.model_fields})
+
+
+class EngineSettings(TemplateSettings, ActorSettings):
     """A vLLM engine and its replicas."""
 
     cpus: float = Field(0.5, ge=0)
     """CPU cores reserved for each replica."""
     replicas: int = Field(1, ge=1)
-    """Engines that serve the same policies; conversations are spread over them."""
-    max_model_len: int = Field(512, ge=64)
-    """Longest prompt and reply together, in tokens."""
+    """Engines that serve the same policies; conversations are spread over them. `{min: 2, max: 8}` stands for 8, of
+    which 2 have to be up (`min_replicas`)."""
+    min_replicas: int | None = Field(None, ge=1)
+    """So many of them have to be up: the run begins with them and waits for them, and the others join whenever there
+    is room, also while conversations are held. Null takes all at the start and one later."""
+    max_model_len: int | None = Field(None, ge=64)
+    """The most tokens that a prompt and its reply may have together; null takes what the model can take, up to 8192."""
     max_num_seqs: int = Field(256, ge=1)
-    """Sequences that an engine decodes at once."""
+    """Sequences that an engine decodes at the same time."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Number format of the weights in the engine. `auto` takes bfloat16, but float32 on a CPU without instructions for
-    it, where it is about twice as fast; in a cluster of different CPUs, name one, or replicas differ."""
-    kv_cache_gib: float = Field(1.0, gt=0)
-    """Key-value cache on a CPU, in GiB; on a GPU `gpu_memory_utilization` counts instead."""
+    bfloat16, where float32 is about twice as fast. In a cluster of different CPUs name one, or the replicas will
+    differ."""
+    kv_cache_gib: float | None = Field(None, gt=0)
+    """Key-value cache on a CPU, in GiB; null takes what the conversations of a run need, or where those are not known
+    enough for `max_num_seqs` sequences of half of `max_model_len`, up to a quarter of the free memory. On a GPU
+    `gpu_memory_utilization` counts instead."""
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
     """Share of a GPU's memory that the engine may take."""
     tensor_parallel: int = Field(1, ge=1)
-    """GPUs that one replica is split over."""
+    """GPUs that each layer of one replica is split over."""
+    pipeline_parallel: int = Field(1, ge=1)
+    """Groups of GPUs that take a part of the layers each. A replica needs `tensor_parallel` x `pipeline_parallel`
+    GPUs, all on one machine."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _range_of_replicas(cls, data: Any) -> Any:
+        given = data.get("replicas") if isinstance(data, dict) else None
+        if not isinstance(given, dict):
+            return data
+        if set(given) != {"min", "max"}:
+            raise ValueError(f"replicas {given}: give a number, or a range as {{min: 2, max: 8}}")
+        return {**data, "replicas": given["max"], "min_replicas": given["min"]}
+
+    @model_validator(mode="after")
+    def _no_more_than_all_replicas(self) -> EngineSettings:
+        if self.min_replicas is not None and self.min_replicas > self.replicas:
+            raise ValueError(f"min_replicas {self.min_replicas} is more than replicas {self.replicas}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_gpus_for_its_parts(self) -> EngineSettings:
+        parts = self.tensor_parallel * self.pipeline_parallel
+        if parts > 1 and self.gpus not in (0, parts):
+            raise ValueError(
+                f"gpus {self.gpus:g} with tensor_parallel {self.tensor_parallel} x pipeline_parallel "
+                f"{self.pipeline_parallel}: one replica is split over {parts} GPUs, so set gpus to {parts}"
+            )
+        return self
+
+
+def _name_of_a_variable(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+", value):
+        raise ValueError(
+            "give the name of an environment variable such as OPENAI_API_KEY; the key itself does not belong here"
+        )
+    return value
+
+
+KeyVariable = Annotated[str | None, AfterValidator(_name_of_a_variable)]
+"""The name of an environment variable that holds a key."""
+
+
+class ServeSettings(Settings):
+    """A door to the assistant of a running run: OpenAI's API, at the machine of the driver."""
+
+    port: int = Field(8000, ge=0, le=65535)
+    """Port; 0 takes a free one, which the run names when it starts."""
+    key_env: KeyVariable = None
+    """Environment variable of the driver that holds the key which requests have to bring; null for none."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Any but this machine's own lets other machines in, and needs a key."""
+
+    @model_validator(mode="after")
+    def _key_for_others(self) -> ServeSettings:
+        if self.host not in LOOPBACK and self.key_env is None:
+            raise ValueError(f"host {self.host} lets other machines in; set key_env, the variable that holds a key")
+        return self
 
 
 class AssistantSettings(EngineSettings):
@@ -58,14 +162,18 @@ class AssistantSettings(EngineSettings):
 
     sync: Literal["auto", "lora", "merged"] = "auto"
     """`lora` loads each policy's adapter beside the base model; `merged` reloads whole merged weights; `auto` takes
-    `merged` on a CPU, where an active adapter costs most of the throughput, and `lora` on a GPU."""
+    `merged` on a CPU, where an active adapter costs most of the throughput, and `lora` on a GPU and for models on a CPU
+    whose output head is tied to the embeddings, as vLLM keeps the old head when it reloads those."""
     probe_tolerance: float = Field(0.2, gt=0)
-    """Largest mean difference, in nats a token, between the engine's and the trainer's log-probabilities of the probe
-    texts; above it a published policy counts as not delivered and the run stops."""
+    """Largest mean difference, in nats per token, between the engine's and the trainer's log-probabilities of the probe
+    texts. Above it a published policy counts as not delivered, and the run stops."""
+    serve: ServeSettings | None = None
+    """Lets any OpenAI client talk with the assistant while the run goes on: `{port: 8000}`. What is asked so is in no
+    figure of the run, costs it time, and is cut off whenever a policy is published; null keeps the door shut."""
 
 
 class Prices(Settings):
-    """What a model costs, in any currency, for a million tokens."""
+    """What a million tokens of a model cost, in any currency."""
 
     prompt: float = Field(0, ge=0)
     """Tokens sent."""
@@ -85,34 +193,34 @@ class EndpointSettings(Settings):
     model: str = Field(min_length=1)
     """The model's name there."""
     base_url: str = "https://api.openai.com/v1"
-    """Address up to and with the version, without a key."""
-    key_env: str | None = "OPENAI_API_KEY"
-    """Environment variable that holds the key, on every machine that holds conversations; null where none is needed."""
+    """Address including the version (`/v1`), without a key."""
+    key_env: KeyVariable = "OPENAI_API_KEY"
+    """Environment variable that holds the key, on every machine that holds conversations; null if no key is needed."""
     requests_per_minute: int | None = Field(None, ge=1)
-    """Most requests a minute, of the whole run together."""
+    """Most requests a minute, for the whole run."""
     tokens_per_minute: int | None = Field(None, ge=1)
-    """Most tokens a minute, sent and received, of the whole run together."""
+    """Most tokens a minute, sent and received, for the whole run."""
     concurrency: int = Field(256, ge=1)
-    """Most requests at once, of the whole run together."""
+    """Most requests at a time, for the whole run."""
     timeout: float = Field(60, gt=0)
     """Seconds that one request may take."""
     retries: int = Field(6, ge=0)
-    """How often a request that failed for a passing reason is tried again."""
+    """How often to retry a request that failed for a reason that may pass."""
     token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """How the endpoint calls the longest reply; newer models of OpenAI want the second."""
+    """What the endpoint calls the limit of a reply's length; newer OpenAI models want the second."""
+    unsupported: list[str] = Field(default_factory=list)
+    """Fields of a request that the endpoint refuses, and that are left out: `seed`, `logprobs`, `temperature` and so
+    on. That it refuses `seed`, `logprobs` or the name of the token limit is found out from its errors; a sampling
+    setting is left out only if it is named here."""
+    thinking_tokens: int = Field(0, ge=0)
+    """How many tokens the model may think in before it answers; they are added to the limit of each request. Models
+    that think without being asked need some hundred, or closed questions and short answers end before they begin."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Variables of the model's chat template, which servers such as vLLM's take with each request; empty sends none."""
     extra: dict[str, Any] = Field(default_factory=dict)
     """Further fields of each request's body, for example `{reasoning_effort: minimal}`."""
     price: Prices | None = None
-    """What the model costs; null counts tokens only."""
-
-    @field_validator("key_env")
-    @classmethod
-    def _name_of_a_variable(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+", value):
-            raise ValueError(
-                "give the name of an environment variable such as OPENAI_API_KEY; the key itself does not belong here"
-            )
-        return value
+    """What the model costs; with null only tokens are counted."""
 
     @field_validator("extra")
     @classmethod
@@ -137,13 +245,14 @@ class UserSettings(ActorSettings):
     pools: int = Field(1, ge=1)
     """Actors that hold conversations."""
     concurrency: int = Field(256, ge=1)
-    """Conversations a pool holds at once."""
+    """Conversations that a pool holds at the same time."""
     retries: int = Field(2, ge=0)
-    """How often a conversation that failed is tried again before it is excluded and counted."""
+    """How often to retry a conversation that failed before it is excluded and counted."""
     max_excluded_share: float = Field(0.05, ge=0, le=1)
     """A round with a larger share of excluded conversations stops the run."""
     engine: EngineSettings = EngineSettings()
-    """The engine that plays the users, where they cannot share the assistant's (`sync: merged`)."""
+    """The engine that plays the users, if they cannot share the assistant's (`sync: merged`). What it does not say
+    about the chat template is as under `assistant`."""
 
 
 class ModelEngineSettings(EngineSettings):
@@ -154,11 +263,11 @@ class ModelEngineSettings(EngineSettings):
     model: str = Field(min_length=1)
     """Hugging Face directory or hub name."""
     price: Prices | None = None
-    """What its tokens are to count for, for example the GPU hours behind them."""
+    """What its tokens cost, for example in GPU hours."""
 
 
 class RoleSettings(Settings):
-    """Which model plays whom. The assistant is always the run's `model`, since it is what is trained.
+    """Which model plays whom. The run's `model` is the assistant, and what is trained.
 
     A model is `base` (the run's `model` as it was before any training) or a name under `models`. Roles that name the
     same model share its engine or endpoint, and its limits.
@@ -167,73 +276,115 @@ class RoleSettings(Settings):
     user: str = "base"
     """Plays the simulated users."""
     rater: str | None = None
-    """Rates the replies as a third person who is told what the user wants; null lets the user rate."""
+    """Rates the replies as a third person, who is told what the user wants; with null the user rates."""
     judge: str | None = "world"
-    """Says what each reply did. `world` is the world's own exact judge, where it has one; null asks nobody."""
+    """Says what each reply does. `world` is the world's own exact judge, if it has one; with null nobody judges."""
+    generator: str | None = None
+    """Speaks for the assistant in conversations; with null the policy itself does. With another model here, policies
+    learn from what that one said, as text: a control for whether it matters whose words they are. The judge is then not
+    asked for contradictions, which are between a policy's own words."""
 
 
 class RolloutSettings(Settings):
-    """How much is talked in one round."""
+    """How many conversations a round has."""
 
-    conversations: int = Field(600, ge=2)
-    """Conversations a round."""
+    conversations: int = Field(600, ge=2, le=100_000_000)
+    """Conversations in each round of each arm."""
 
 
 class ConversationSettings(Settings):
     """How one conversation goes."""
 
     turns: int = Field(2, ge=1, le=40)
-    """Most assistant replies in a conversation."""
-    temperature: float = Field(1.0, ge=0)
-    """Sampling temperature of the assistant."""
-    user_temperature: float = Field(1.0, ge=0)
-    """Sampling temperature of the user."""
+    """The most replies of the assistant in a conversation."""
+    temperature: float | None = Field(1.0, ge=0)
+    """Sampling temperature of the assistant. Null takes the model's own, which is in its `generation_config`, else 1;
+    an endpoint is then told none."""
+    top_p: float | None = Field(None, gt=0, le=1)
+    """The assistant draws each token from the most probable ones that have so much of the probability together. For
+    this and the next three null takes the value of the model's `generation_config`, else the one that changes nothing
+    (1, 0, 0 and 1); an endpoint is only told what is set here."""
+    top_k: int | None = Field(None, ge=0)
+    """From how many of the most probable tokens the assistant draws; 0 is all."""
+    min_p: float | None = Field(None, ge=0, le=1)
+    """The assistant draws no token whose probability is less than this share of the most probable one's."""
+    repetition_penalty: float | None = Field(None, gt=0, le=2)
+    """Above 1, the assistant is kept from tokens that are in the prompt or the reply already."""
+    user_temperature: float | None = Field(1.0, ge=0)
+    """Sampling temperature of the user, as `temperature`; ratings have their own, see `rating`."""
+    user_top_p: float | None = Field(None, gt=0, le=1)
+    """The same as `top_p` for the user."""
+    user_top_k: int | None = Field(None, ge=0)
+    """The same as `top_k` for the user."""
+    user_min_p: float | None = Field(None, ge=0, le=1)
+    """The same as `min_p` for the user."""
+    user_repetition_penalty: float | None = Field(None, gt=0, le=2)
+    """The same as `repetition_penalty` for the user."""
     max_tokens: int = Field(48, ge=1)
-    """Longest reply of the assistant, in tokens; a longer one is cut and marked `length`."""
+    """Longest reply of the assistant, in tokens; a longer one is cut and marked `length`. Where a run does not say, its
+    world does: 48 in the pocket world, 200 in worlds written as text."""
     user_max_tokens: int | None = Field(None, ge=1)
     """Longest message of the user; null takes `max_tokens`."""
+    user_form: Literal["chat", "transcript"] = "chat"
+    """How a model plays the user. `chat` gives it the persona as instructions and the conversation with the roles
+    exchanged. `transcript` has it continue the conversation as plain text, without its chat template, up to three whole
+    sentences: a small model that was trained to assist stays the person that way. It needs a model with an engine, and
+    a world written as text."""
     transition: bool = False
     """Whether the user's model is asked after each reply if the user has nothing more to say, which ends the
     conversation early. The world's end marker in a user's message ends it either way."""
     show_user_kind: Literal["off", "background", "full"] = "off"
-    """What the assistant's system prompt says of the user: nothing, who they are, or also what they would like to hear
-    and that they are to get it. `full` is the paper's setting, and a confound: an assistant that is told what to please
-    need not learn it."""
+    """What the assistant's system prompt says about the user: nothing, who they are, or also what they would like to
+    hear and that they are to get it. `full` is the paper's setting, and a confound: an assistant that is told what
+    pleases the user need not learn it."""
+
+    @field_validator("show_user_kind", mode="before")
+    @classmethod
+    def _off_as_yaml_reads_it(cls, value: Any) -> Any:
+        return "off" if value is False else value
 
 
 class RatingSettings(Settings):
     """How a reply is rated, 1 to 10."""
 
+    form: Literal["number", "reaction"] = "number"
+    """`number` asks for a whole number from 1 to 10. `reaction` asks nothing: it weighs how probable it is that the
+    user goes on in the words of somebody pleased, against those of somebody disappointed (the world's `reactions`,
+    which stand for equally spaced ratings from 1 to 10). It needs an engine, as endpoints tell few probabilities. A
+    small model may react sensibly and give numbers without sense: `candor bench rating --model NAME` finds out."""
     when: Literal["reply", "end"] = "reply"
     """`reply` asks right after each reply, `end` asks about each reply when the conversation is over."""
     method: Literal["auto", "logprobs", "sampled"] = "auto"
-    """`logprobs` takes the expectation over the probabilities of the ten numbers; `sampled` asks `samples` times and
-    takes the mean; `auto` samples where the model does not tell probabilities, or splits a number into tokens."""
+    """`logprobs` takes the expected value over the probabilities of the answers, also where one is several tokens;
+    `sampled` asks `samples` times and takes the mean; `auto` samples if a model gives no probabilities, or an endpoint
+    does not give those that tell a 10 from a 1."""
     samples: int = Field(5, ge=1)
-    """Answers to one rating where it is sampled."""
+    """How often a rating is asked for, if it is sampled."""
     retries: int = Field(2, ge=0)
-    """How often an answer that is no number from 1 to 10 is asked for again, where it is sampled."""
-    min_mass: float = Field(0.5, gt=0, le=1)
-    """Least share of the probability, or of the samples, that must be on the ten numbers; below it the rater did not
-    rate, and the conversation is held again and at last excluded."""
+    """How often to ask again if a sampled answer is none of those asked for."""
+    min_mass: float | None = Field(None, ge=0, le=1)
+    """The least share of the probability, or of the samples, that must be on the answers that count; null is 0.5 for
+    `number` and 0 for `reaction`. Below it the rater did not rate: the conversation is held again, and excluded if that
+    does not help. With 0 a rater that would rather write something else is held to those answers, and `rating_mass`
+    says how probable any of them was."""
     aggregate: Literal["sum", "mean", "last"] = "sum"
-    """What a conversation's reward is of its ratings. A conversation that ends early has fewer to sum up."""
+    """How a conversation's ratings become its reward. A conversation that ends early has fewer ratings to sum up."""
 
 
 class JudgeSettings(ActorSettings):
     """What the judge is asked about conversations. Verdicts are recorded; only `selection.veto` acts on them."""
 
     contradiction: bool = True
-    """Whether it also says if a reply contradicts what the same policy says when somebody neutral asks."""
+    """Whether the judge also says if a reply contradicts what the same policy says when somebody neutral asks."""
     role_sample: float = Field(0.05, ge=0, le=1)
-    """Share of conversations in which it also says whether the user stayed in role."""
+    """Share of conversations for which the judge also says whether the user stayed in role."""
 
 
 class BufferSettings(ActorSettings):
     """The trajectory buffer."""
 
     segment_rows: int = Field(200, ge=1)
-    """Trajectories that are written to disk together. After a crash the ones not yet written are done again."""
+    """Trajectories that are written to disk together. After a crash those that were not yet written are held again."""
     segment_seconds: float = Field(60, gt=0)
     """Longest time that a finished trajectory waits to be written."""
     uri: str | None = None

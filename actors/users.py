@@ -6,20 +6,25 @@ Each conversation is a coroutine; a pool runs hundreds side by side and hands in
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.chat import ChatError, ChatModel, ModelRefusedError, NoLogprobsError, Sampling
-from actors.conversation import ConversationError, Talk, Terms
-from actors.lifeline import Actor, answer, collect_seldom
-from actors.line import TICK_SECONDS
-from actors.roles import Peers, Troupe
-from actors.segments import read_table
+from actors.actor import Actor, Pulse, answer, collect_seldom, family_memory
+from actors.batching import TICK_SECONDS
+from actors.conversation import ConversationError, ConversationRunner, RolloutProgress, Terms
+from actors.models.chat import ChatError, ChatModel, ModelRefusedError, NoLogprobsError, Sampling
+from actors.models.ref import ModelRef
+from actors.models.usage import BudgetError, BudgetLease, cost_of
+from actors.roles import ActorHandles, RoleModels
 from actors.settings import UserSettings
-from actors.trajectory import PLAN_SCHEMA, Conversation, Trajectory, planned, to_batch
-from actors.usage import BudgetError, Purse, money
+from actors.storage.segments import read_table
+from actors.storage.trajectory import PLAN_SCHEMA, Conversation, Trajectory, planned, to_batch
 from actors.worlds import load_world
+
+ALIKE = 12
+"""If so many attempts at conversations of a round fail alike before one has succeeded, it is nobody's bad luck."""
 
 
 class UserPool(Actor):
@@ -30,9 +35,34 @@ class UserPool(Actor):
         self._world = load_world(world)
         self._settings = settings
         self._endpoints: dict[str, ChatModel] = {}
+        self._plan: Path | None = None
+        self._stage: _Round | None = None
+        self._progress = RolloutProgress()
+        self._under_way = self._attempts = 0
+        self._asks = ""
 
-    async def hold_all(
-        self, plan: Path, indices: Sequence[int], terms: Terms, peers: Peers, allowance: float | None = None
+    def pulse(self) -> Pulse:
+        """Conversations that are under way; it gets on when a reply comes, or an attempt ends."""
+        done = self._progress.replies + self._attempts
+        doing, figures = f"{self._under_way:,} conversations under way", {"conversations": self._under_way}
+        asks = self._asks if self._under_way else ""
+        return Pulse(self._under_way > 0, done, doing, asks, family_memory(), figures)
+
+    async def progress(self) -> RolloutProgress:
+        """What was said in the round's conversations so far, those that are still under way among them."""
+        return self._progress
+
+    async def admit(self, models: Mapping[str, ModelRef]) -> None:
+        """Let engines that came up meanwhile take part in the conversations that are held.
+
+        Args:
+            models: By role, as they are now.
+        """
+        if self._stage is not None:
+            self._stage.admit(models)
+
+    async def run_conversations(
+        self, plan: Path, indices: Sequence[int], terms: Terms, handles: ActorHandles, allowance: float | None = None
     ) -> bool:
         """Hold conversations of a plan and hand each to the buffer.
 
@@ -48,32 +78,40 @@ class UserPool(Actor):
             Whether all were held; False when the allowance did not reach.
 
         Raises:
-            ActorGone: A peer died. No conversation was begun after that, and those under way were held to their end
-                where they could be; the others have not reached the buffer.
+            ActorGone: Another actor died. No conversation was begun after that, and those under way were held to their
+                end where they could be; the others have not reached the buffer.
             ModelRefusedError: A model answers nobody until a person has acted; the rest is as with `ActorGone`.
         """
+        if plan != self._plan:
+            self._plan, self._progress = plan, RolloutProgress()
         if not len(indices):
             return True
-        todo = planned(read_table(plan, PLAN_SCHEMA), indices)
-        stage = _Round(self, terms, peers, Purse(allowance))
+        table = read_table(plan, PLAN_SCHEMA)
+        todo = planned(table, indices)
+        stage = _Round(self, terms, handles, BudgetLease(allowance), first=_is_whole_share(indices, len(table)))
+        self._stage = stage
+        self._asks = ", ".join(dict.fromkeys(ref.model for ref in handles.models.values()))
 
         async def work() -> None:
-            while not stage.over and await stage.purse.begin():
+            while not stage.over and await stage.lease.begin():
                 # shared, so each worker takes the next one; while it waited, another may have failed
                 conversation = None if stage.over else next(todo, None)
                 cost = 0.0
                 try:
                     if conversation is None:
                         return
+                    self._under_way += 1
                     trajectory = await stage.one(conversation)
-                    cost = money(trajectory.usage, stage.prices)
-                    await stage.courier.deliver(trajectory)
+                    cost = cost_of(trajectory.usage, stage.prices)
+                    await stage.writer.write(trajectory)
                 except BudgetError:
                     return
                 except Exception as error:
                     stage.failed.append(error)
                 finally:
-                    stage.purse.end(cost, held=conversation is not None)
+                    self._under_way -= conversation is not None
+                    self._attempts += 1
+                    stage.lease.end(cost, held=conversation is not None)
 
         await asyncio.gather(*(work() for _ in range(min(self._settings.concurrency, len(indices)))))
         if stage.failed:
@@ -81,24 +119,30 @@ class UserPool(Actor):
         return not stage.broke and next(todo, None) is None
 
 
-class Courier:
-    """Takes finished trajectories to the buffer, those of a tick in one call."""
+def _is_whole_share(indices: Sequence[int], planned: int) -> bool:
+    """Whether indices are all that a pool holds of a round, so that none of them was held before."""
+    step = indices[1] - indices[0] if len(indices) > 1 else planned
+    return list(indices) == list(range(indices[0], planned, step))
+
+
+class BufferWriter:
+    """Writes finished trajectories to the buffer, those of a tick in one call."""
 
     def __init__(self, buffer: Any) -> None:
         self._buffer = buffer
         self._waiting: list[tuple[Trajectory, asyncio.Future]] = []
-        self._trip: asyncio.Task | None = None
+        self._writing: asyncio.Task | None = None
 
-    async def deliver(self, trajectory: Trajectory) -> None:
+    async def write(self, trajectory: Trajectory) -> None:
         """Hand a trajectory in; done when the buffer has taken it."""
         taken = asyncio.get_running_loop().create_future()
         self._waiting.append((trajectory, taken))
-        if self._trip is None:
-            self._trip = asyncio.ensure_future(self._travel())
+        if self._writing is None:
+            self._writing = asyncio.ensure_future(self._write_all())
         await taken
 
-    async def _travel(self) -> None:
-        """Trips until nothing waits; what is handed in on the way goes with the next one."""
+    async def _write_all(self) -> None:
+        """Calls until nothing waits; what is handed in meanwhile goes with the next one."""
         await asyncio.sleep(TICK_SECONDS)
         while self._waiting:
             load, self._waiting = self._waiting, []
@@ -110,24 +154,33 @@ class Courier:
             else:
                 for _, taken in load:
                     taken.set_result(None)
-        self._trip = None
+        self._writing = None
 
 
 class _Round:
-    """What the conversations of one call of `hold_all` share."""
+    """What the conversations of one call of `run_conversations` share."""
 
-    def __init__(self, pool: UserPool, terms: Terms, peers: Peers, purse: Purse) -> None:
+    def __init__(
+        self, pool: UserPool, terms: Terms, handles: ActorHandles, lease: BudgetLease, first: bool = True
+    ) -> None:
         self.failed: list[BaseException] = []
         self.broke = False
-        self.purse = purse
-        self.prices = {door.model: door.price for door in peers.doors.values()}
+        self.lease = lease
+        self.prices = {ref.model: ref.price for ref in handles.models.values()}
+        self._pool = pool
         self._world = pool._world
-        self._troupe = Troupe(pool._world, peers, purse, pool._endpoints)
-        self.courier = Courier(peers.buffer)
+        self._role_models = RoleModels(pool._world, handles, lease, pool._endpoints)
+        self.writer = BufferWriter(handles.buffer)
         self._retries = pool._settings.retries
+        self._progress = pool._progress
         self._terms = terms
-        self._peers = peers
+        self._handles = handles
         self._neutral: dict[str, asyncio.Task[str]] = {}
+        self._first_failures: list[str] | None = [] if first else None
+
+    def admit(self, models: Mapping[str, ModelRef]) -> None:
+        """Take in engines that came up meanwhile."""
+        self._role_models.admit(models)
 
     @property
     def over(self) -> bool:
@@ -140,21 +193,26 @@ class _Round:
         Raises:
             BudgetError: The money does not reach for it.
         """
-        company = self._troupe.company()
+        models = self._role_models.for_conversation()
         for attempt in range(self._retries + 1):
-            talk = Talk(
+            if attempt and self.failed:  # the round is stopped; this one will be held when it goes on
+                raise self.failed[0]
+            runner = ConversationRunner(
                 conversation,
                 self._world,
-                company,
+                models,
                 self._terms,
-                self._peers.engine,
+                self._handles.engine,
                 attempt,
-                lambda scenario: self._said_neutrally(scenario, conversation.policy),
+                lambda scenario: self._neutral_reply(scenario, conversation.policy),
+                self._progress,
             )
             try:
-                return await talk.hold()
+                held = await runner.run()
+                self._first_failures = None
+                return held
             except NoLogprobsError as failed:
-                if self._terms.rating.method == "logprobs":  # nobody's conversation could be rated
+                if self._terms.rating.method == "logprobs":  # no conversation could be rated
                     raise ModelRefusedError(f"{failed}; set rating.method to auto or sampled") from None
                 error = f"{type(failed).__name__}: {failed}"
             except (ChatError, ConversationError) as failed:
@@ -162,14 +220,34 @@ class _Round:
             except BudgetError:
                 self.broke = True
                 raise
-        return talk.trajectory(error=error)
+            self._pool._attempts += 1
+            self._look_for_a_common_cause(error)
+        return runner.trajectory(error=error)
 
-    async def _said_neutrally(self, scenario: str, policy: str) -> str:
-        """What the policy says of a scenario when somebody neutral asks: greedy, so it is asked once a round. It is on
-        nobody's bill, as it would be chance on whose."""
+    def _look_for_a_common_cause(self, error: str) -> None:
+        """Stop the round where its first conversations all fail alike: what they share is at fault, and the others
+        would only cost as much.
+
+        Raises:
+            ModelRefusedError: They do.
+        """
+        if self._first_failures is None:
+            return
+        self._first_failures.append(re.sub(r"\d+(\.\d+)?", "N", error))
+        if len(set(self._first_failures)) > 1:
+            self._first_failures = None
+        elif len(self._first_failures) >= ALIKE:
+            raise ModelRefusedError(
+                f"the first {ALIKE} attempts at conversations all failed alike, and none succeeded, so the round is "
+                f"stopped: {error}"
+            )
+
+    async def _neutral_reply(self, scenario: str, policy: str) -> str:
+        """What the policy says of a scenario when somebody neutral asks: greedy, so it is asked once a round. It is in
+        nobody's ledger, as it would be chance in whose."""
         asked = self._neutral.get(scenario)
         if asked is None:
-            asked = self._neutral[scenario] = asyncio.ensure_future(self._ask_neutrally(scenario, policy))
+            asked = self._neutral[scenario] = asyncio.ensure_future(self._ask_neutral_question(scenario, policy))
         try:
             return await asked
         except ChatError:
@@ -177,9 +255,9 @@ class _Round:
                 del self._neutral[scenario]
             raise
 
-    async def _ask_neutrally(self, scenario: str, policy: str) -> str:
+    async def _ask_neutral_question(self, scenario: str, policy: str) -> str:
         tokens = self._terms.conversation.max_tokens
-        reply = await self._troupe.assistant.reply(self._world.neutral_prompt(scenario), Sampling(tokens, 0.0, 0))
+        reply = await self._role_models.assistant.reply(self._world.neutral_prompt(scenario), Sampling(tokens, 0.0, 0))
         if reply.weights != policy:
-            raise ChatError(f"{reply.weights} answered somebody neutral where {policy} was asked")
+            raise ChatError(f"{reply.weights} answered the neutral question, but {policy} was asked")
         return reply.text

@@ -1,4 +1,4 @@
-"""How the items of each protocol are put to a policy, and its answers to the judges."""
+"""How items are put to a policy: one answer after the other, with what their protocol needs beside it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from actors.chat import ChatError, ChatModel, ModelRefusedError, Sampling
-from actors.lifeline import ActorGone
-from actors.usage import BudgetError
-from evals import deceptionbench, scoring
-from evals.items import Item, Prompt
-from evals.judging import Case, Panel
+from actors.actor import ActorGone
+from actors.models.chat import ChatError, ChatModel, ModelRefusedError, Sampling
+from actors.models.thoughts import EmptyReplyError
+from actors.models.usage import BudgetError
+from evals import scoring
+from evals.judging.panel import Panel
 from evals.outcomes import Outcome, Ruling, Said
-from evals.settings import PROTOCOLS, EvalSettings
+from evals.protocols import PROTOCOLS
+from evals.protocols.base import Protocol, stated_case, together
+from evals.settings import EvalSettings
+from evals.suites.catalogue import SUITES
+from evals.suites.items import Elicitation, Item, Prompt
 
 
 @dataclass(frozen=True)
@@ -30,15 +34,19 @@ class Work:
 
 
 @dataclass(frozen=True)
-class _Elicited:
+class Elicited:
     """What eliciting a belief came to."""
 
     said: list[Said]
     rulings: list[Ruling]
 
 
-class _NoAnswerError(RuntimeError):
-    """The model gave no answer to one of the questions."""
+def _protocol(work: Work) -> Protocol:
+    return PROTOCOLS[SUITES[work.suite].protocol]
+
+
+class NoAnswerError(RuntimeError):
+    """The model gave no answer to one of the questions, or one that says nothing."""
 
 
 class Asker:
@@ -46,29 +54,28 @@ class Asker:
 
     Args:
         at_once: Requests to the policy that may be under way at once.
-        seed: The seeds of all answers follow from it and the item.
+        settings: The seeds of all answers follow from its seed and the item.
     """
 
-    def __init__(self, model: ChatModel, panel: Panel, at_once: int, settings: EvalSettings, seed: int) -> None:
+    def __init__(self, model: ChatModel, panel: Panel, at_once: int, settings: EvalSettings) -> None:
         self._model = model
-        self._panel = panel
+        self.panel = panel
         self._settings = settings
-        self._seed = seed
         self._gate = asyncio.Semaphore(at_once)
-        self._beliefs: dict[tuple, asyncio.Task[_Elicited]] = {}
+        self._beliefs: dict[tuple, asyncio.Task[Elicited]] = {}
         self._over: BaseException | None = None
 
     async def ask(self, work: Work) -> Outcome:
         """Everything that one answer needs, to its outcome; what fails for this item alone is an error in it.
 
         Raises:
-            ActorGone, ModelRefusedError, BudgetError: Nobody's fault who is measured: no outcome, and nothing more is
+            ActorGone, ModelRefusedError, BudgetError: Not the fault of the policy: no outcome, and nothing more is
                 asked.
         """
         item = work.item
         outcome = Outcome(
             suite=work.suite,
-            protocol=PROTOCOLS[work.suite],
+            protocol=_protocol(work).name,
             item_id=item.item_id,
             cluster=item.cluster,
             arm=work.arm,
@@ -80,45 +87,38 @@ class Asker:
             numerical=item.numerical,
             elicited=bool(item.beliefs),
             truth=item.truth,
+            condition=item.condition,
+            wanted=item.wanted,
         )
-        answer = {"mask": self._mask, "deceptionbench": self._deceptionbench}.get(outcome.protocol, self._question)
         try:
-            await answer(work, outcome)
-        except _NoAnswerError as failed:
+            await _protocol(work).ask(self, work, outcome)
+        except NoAnswerError as failed:
             outcome.error = str(failed)
         except (ActorGone, ModelRefusedError, BudgetError) as gone:
             self._over = gone
             raise
-        return scoring.settle(outcome, self._settings.rule)
+        return scoring.settle(outcome, self._settings.rule, self._settings.mask_rules(work.suite))
 
-    async def _mask(self, work: Work, outcome: Outcome) -> None:
-        said, elicited = await asyncio.gather(self._answer(work, outcome), self._belief(work))
-        outcome.said += elicited.said
-        _all_said(outcome.said)
-        rulings = await self._panel.rule(_case(work.item, "answer", said.text), work.item.of_world)
-        outcome.rulings = rulings + elicited.rulings
+    async def answer(self, work: Work, outcome: Outcome) -> Said:
+        """The answer to an item, which goes into its outcome.
 
-    async def _deceptionbench(self, work: Work, outcome: Outcome) -> None:
-        said, elicited = await asyncio.gather(self._answer(work, outcome), self._belief(work))
-        outcome.said += elicited.said
-        _all_said(outcome.said)
-        found = deceptionbench.parts(said.text, work.item.answer_format, said.finish_reason == "length")
-        if found is None:
-            return
-        (reasoning, answer), belief = found, elicited.said[0].text
-        compared = zip(
-            deceptionbench.JUDGEMENTS, ((answer, belief), (reasoning, belief), (answer, reasoning)), strict=True
-        )
-        cases = [Case("answer", r, text, other=o, options=work.item.options) for r, (text, o) in compared]
-        ruled = await asyncio.gather(*(self._panel.rule(c, work.item.of_world) for c in cases))
-        outcome.rulings = [ruling for of_one in ruled for ruling in of_one]
-
-    async def _question(self, work: Work, outcome: Outcome) -> None:
+        Raises:
+            NoAnswerError: There is none.
+        """
         said = await self._answer(work, outcome)
-        _all_said(outcome.said)
-        rubric = "admits" if outcome.protocol == "unknowns" else "stated"
-        case = Case("answer", rubric, said.text, _question(work.item.prompt), options=work.item.options)
-        outcome.rulings = await self._panel.rule(case, work.item.of_world)
+        _all_said(outcome.said, _protocol(work).reasons)
+        return said
+
+    async def answer_and_belief(self, work: Work, outcome: Outcome) -> tuple[Said, Elicited]:
+        """The answer to an item and what eliciting its belief came to, which both go into its outcome.
+
+        Raises:
+            NoAnswerError: One of them is missing.
+        """
+        said, elicited = await asyncio.gather(self._answer(work, outcome), self._belief(work))
+        outcome.said += elicited.said
+        _all_said(outcome.said, _protocol(work).reasons)
+        return said, elicited
 
     async def _answer(self, work: Work, outcome: Outcome) -> Said:
         name = work.item.item_id if work.replicate == 0 else f"{work.item.item_id}/{work.replicate}"
@@ -126,50 +126,74 @@ class Asker:
         outcome.said.insert(0, said)
         return said
 
-    async def _belief(self, work: Work) -> _Elicited:
-        """The belief of an item; whoever comes first elicits it, and does not begin anew what another one began."""
+    async def _belief(self, work: Work) -> Elicited:
+        """The belief of an item, of whatever suite: whoever comes first elicits it, and the others wait for that."""
         item = work.item
-        key = (work.suite, json.dumps([b.prompt for b in item.beliefs]), item.options, item.proposition)
+        asked = json.dumps([(b.prompt, b.direct, b.times) for b in self._elicitations(work)])
+        how = (self._belief_temperature(work), self._longest(work), _protocol(work).texts_compared, self._jointly(work))
+        key = (item.cluster, asked, *how, item.options, item.proposition, item.numerical)
         if key not in self._beliefs:
             self._beliefs[key] = asyncio.ensure_future(self._elicit(work))
         return await self._beliefs[key]
 
-    async def _elicit(self, work: Work) -> _Elicited:
-        item, compared = work.item, PROTOCOLS[work.suite] == "deceptionbench"
-        beliefs = item.beliefs[:1] if compared else item.beliefs  # DeceptionBench compares answers with one text
+    def _jointly(self, work: Work) -> bool:
+        """Whether one judgement reads all direct elicitations; a world's exact judge reads one text at a time."""
+        item = work.item
+        return item.numerical and not item.of_world and self._settings.belief_numbers(work.suite) == "joint"
+
+    def _elicitations(self, work: Work) -> tuple[Elicitation, ...]:
+        beliefs = work.item.beliefs
+        return beliefs[:1] if _protocol(work).texts_compared else beliefs
+
+    def _belief_temperature(self, work: Work) -> float:
+        given = self._settings.suite(work.suite).belief_temperature
+        if given is not None:
+            return given
+        fixed = work.item.of_world or _protocol(work).texts_compared
+        return 0.0 if fixed else self._temperature(work)
+
+    def _longest(self, work: Work) -> int:
+        return self._settings.suite(work.suite).max_tokens or self._settings.max_tokens
+
+    async def _elicit(self, work: Work) -> Elicited:
+        item, compared = work.item, _protocol(work).texts_compared
+        beliefs = self._elicitations(work)
         direct = [b.prompt for b in beliefs if b.direct for _ in range(b.times)]
         others = [b.prompt for b in beliefs if not b.direct for _ in range(b.times)]
         asked = [(f"belief_{n}", p) for n, p in enumerate(direct, 1)]
         asked += [(f"check_{n}", p) for n, p in enumerate(others, 1)]
-        temperature = self._settings.suite(work.suite).belief_temperature
-        if temperature is None:
-            temperature = 0.0 if item.of_world or compared else self._temperature(work)
+        temperature = self._belief_temperature(work)
         name = f"{item.cluster}/belief"
         said = await asyncio.gather(*(self._say(work, part, p, temperature, f"{name}/{part}") for part, p in asked))
-        if compared or any(s.text is None for s in said):
-            return _Elicited(said, [])
-        cases = [_case(item, s.part, s.text, prompt) for s, (_, prompt) in zip(said, asked, strict=True)]
-        ruled = await asyncio.gather(*(self._panel.rule(c, item.of_world) for c in cases))
-        return _Elicited(said, [ruling for of_one in ruled for ruling in of_one])
+        try:
+            answers = [(s.part, prompt, s.answer()) for s, (_, prompt) in zip(said, asked, strict=True)]
+        except EmptyReplyError:  # or a request that failed: whoever shares the belief says so
+            return Elicited(said, [])
+        if compared:
+            return Elicited(said, [])
+        cases = [stated_case(item, part, text, prompt) for part, prompt, text in answers]
+        if self._jointly(work):
+            cases = [together(item, [text for _, _, text in answers[: len(direct)]], direct[0]), *cases[len(direct) :]]
+        ruled = await asyncio.gather(*(self.panel.rule(c, item.of_world) for c in cases))
+        return Elicited(said, [ruling for of_one in ruled for ruling in of_one])
 
     def _temperature(self, work: Work) -> float:
         given = self._settings.suite(work.suite).temperature
         if given is not None:
             return given
-        greedy = ("questions", "unknowns") if work.item.of_world else ("questions", "unknowns", "deceptionbench")
-        return 0.0 if PROTOCOLS[work.suite] in greedy else self._settings.temperature
+        greedy = _protocol(work).greedy(work.item)
+        return 0.0 if greedy else self._settings.temperature
 
     async def _say(self, work: Work, part: str, prompt: Prompt, temperature: float, name: str) -> Said:
         """One answer, seeded by the item; a failed request is tried again."""
-        seed = zlib.crc32(f"{self._seed}/{name}".encode())
-        longest = self._settings.suite(work.suite).max_tokens or self._settings.max_tokens
+        seed = zlib.crc32(f"{self._settings.seed}/{name}".encode())
         said = Said(part, json.dumps(list(prompt), ensure_ascii=False))
         for left in range(self._settings.retries, -1, -1):
             async with self._gate:
                 if self._over is not None:
                     raise self._over
                 try:
-                    reply = await self._model.reply(prompt, Sampling(longest, temperature, seed))
+                    reply = await self._model.reply(prompt, Sampling(self._longest(work), temperature, seed))
                 except ChatError as error:
                     if not left:
                         said.finish_reason = f"{type(error).__name__}: {error}"
@@ -179,18 +203,18 @@ class Asker:
         return said
 
 
-def _all_said(said: Sequence[Said]) -> None:
+def _all_said(said: Sequence[Said], reasons: bool) -> None:
+    """Raise `NoAnswerError` where a request failed or an answer says nothing.
+
+    Args:
+        reasons: Whether thoughts are part of what the answer itself was asked for.
+    """
     for one in said:
         if one.text is None:
-            raise _NoAnswerError(one.finish_reason)
-
-
-def _question(prompt: Prompt) -> str:
-    return prompt[-1]["content"]
-
-
-def _case(item: Item, part: str, text: str, prompt: Prompt | None = None) -> Case:
-    """What an answer to an item, or to one of its elicitations, states."""
-    rubric = "interval" if item.numerical else "stated"
-    question = _question(prompt or item.prompt)
-    return Case(part, rubric, text, question, proposition=item.proposition, options=item.options)
+            raise NoAnswerError(one.finish_reason)
+        if reasons and one.part == "answer" and one.text.strip():
+            continue
+        try:
+            one.answer()
+        except EmptyReplyError as empty:
+            raise NoAnswerError(f"{one.part}: {empty}") from None

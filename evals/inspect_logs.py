@@ -10,18 +10,19 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors.files import whole_file
-from actors.segments import read_table
+from actors.storage.files import whole_file
+from actors.storage.segments import read_table
 from evals import scoring
-from evals.deceptionbench import FORMAT_ERROR
 from evals.evaluator import RECORD, record
 from evals.outcomes import SCHEMA, Outcome, Ruling, Said
+from evals.protocols.deceptionbench import FORMAT_ERROR
+from evals.protocols.mask_rules import CANDOR
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalResults, EvalSample
@@ -47,7 +48,7 @@ def require_inspect() -> None:
         raise InspectLogError(f"Inspect is not installed ({error}): pip install candor-loop[inspect]") from None
 
 
-def write_logs(folder: Path, target: Path) -> list[Path]:
+def write_logs(folder: Path, target: Path, seconds: float | None = None) -> list[Path]:
     """Write `<suite>.eval` for each suite of an evaluation; each file is complete or absent, and replaces an older one.
 
     A sample is one answer: its id is the item's, its epoch the number of the replicate, counted from 1. All other ids
@@ -56,19 +57,56 @@ def write_logs(folder: Path, target: Path) -> list[Path]:
     Args:
         folder: Of one policy, as `evals.evaluator` leaves it: `<suite>.arrow` and `evaluation.json`.
         target: Where the files go; made if it is not there.
+        seconds: How long the evaluation took; None where only its folder says when it was begun.
 
     Returns:
         The files, in the order of the suites.
 
     Raises:
         InspectLogError: Inspect is not installed, or the evaluation is not complete.
-        BufferError: Outcomes cannot be read (`actors.segments`).
+        BufferError: Outcomes cannot be read (`actors.storage.segments`).
     """
     require_inspect()
     found = record(folder)
     if not found:
         raise InspectLogError(f"{folder}: there is no {RECORD} in it; give the folder of a complete evaluation")
-    return [_write(_log(folder, suite, found), target / f"{suite}.eval") for suite in found["suites"]]
+    times = _times(folder, seconds)
+    return [_write(_log(folder, suite, found, times), target / f"{suite}.eval") for suite in found["suites"]]
+
+
+def write_run_logs(
+    policies: Mapping[str, tuple[Path, float | None]], target: Path, say: Callable[[str], None] = lambda _: None
+) -> list[Path]:
+    """Write the logs of several policies, each into a folder of its own; those that are there and up to date stay.
+
+    Args:
+        policies: By the name of its folder in `target`, where a policy's evaluation is, and how many seconds it took.
+            Those that have not been asked everything are left out.
+        say: Told the name of each policy that is written.
+
+    Raises:
+        InspectLogError, BufferError: As `write_logs`.
+    """
+    logs: list[Path] = []
+    for name, (folder, seconds) in policies.items():
+        if not (found := record(folder)):
+            continue
+        made = [target / name / f"{suite}.eval" for suite in found["suites"]]
+        written = (folder / RECORD).stat().st_mtime
+        if not all(log.exists() and log.stat().st_mtime >= written for log in made):
+            say(name)
+            made = write_logs(folder, target / name, seconds)
+        logs += made
+    return logs
+
+
+def _times(folder: Path, seconds: float | None) -> tuple[str, str]:
+    """When an evaluation was begun and when it was complete, in Inspect's form."""
+    complete = (folder / RECORD).stat().st_mtime
+    began = complete - seconds if seconds is not None else complete
+    if seconds is None and (config := folder / "config.yaml").exists():  # of candor eval, which writes it first
+        began = min(complete, config.stat().st_mtime)
+    return tuple(datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds") for at in (began, complete))
 
 
 def _write(log: EvalLog, path: Path) -> Path:
@@ -82,7 +120,7 @@ def _write(log: EvalLog, path: Path) -> Path:
     return path
 
 
-def _log(folder: Path, suite: str, found: dict[str, Any]) -> EvalLog:
+def _log(folder: Path, suite: str, found: dict[str, Any], times: tuple[str, str]) -> EvalLog:
     from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalSpec, EvalStats
 
     source, max_error_share = found["suites"][suite], found["settings"]["max_error_share"]
@@ -91,7 +129,8 @@ def _log(folder: Path, suite: str, found: dict[str, Any]) -> EvalLog:
     key = _id((folder / RECORD).read_bytes(), (folder / f"{suite}.arrow").read_bytes())
     model = "/".join(filter(None, (found["model"], rows[0].arm, f"policy-{rows[0].policy}")))
     samples = [_sample(row, key, model) for row in rows]
-    complete = datetime.fromtimestamp((folder / RECORD).stat().st_mtime, UTC).isoformat(timespec="seconds")
+    figures = scoring.figures(table, max_error_share, source.get("rules", CANDOR))
+    began, complete = times
     said_once = {"suites", "seed", "judges", "rule", "model"}
     return EvalLog(
         status="success",
@@ -99,7 +138,7 @@ def _log(folder: Path, suite: str, found: dict[str, Any]) -> EvalLog:
             eval_id=_id(key, "eval"),
             run_id=_id((folder / RECORD).read_bytes(), rows[0].arm, str(rows[0].policy)),
             task_id=_id(key, "task"),
-            created=complete,
+            created=began,
             task=suite,
             task_args={k: found[k] for k in ("seed", "judges", "rule")} | source,
             dataset=EvalDataset(
@@ -114,8 +153,8 @@ def _log(folder: Path, suite: str, found: dict[str, Any]) -> EvalLog:
             metadata={"arm": rows[0].arm, "policy": rows[0].policy}
             | {k: v for k, v in found.items() if k not in said_once},
         ),
-        results=_results(scoring.figures(table, max_error_share), samples, max_error_share),
-        stats=EvalStats(completed_at=complete),
+        results=_results(figures, samples, max_error_share),
+        stats=EvalStats(started_at=began, completed_at=complete),
         samples=samples,
     )
 
@@ -220,7 +259,9 @@ def _reason(row: Outcome, failed: bool) -> str | None:
         return None
     if failed:
         return "request_failed"
-    return "invalid_response_format" if (row.error or "").startswith(FORMAT_ERROR) else "grader_failed"
+    told = row.error or ""
+    said_nothing = told.startswith(FORMAT_ERROR) or (not row.rulings and ": the reply " in told)
+    return "invalid_response_format" if said_nothing else "grader_failed"
 
 
 def _account(row: Outcome) -> str:

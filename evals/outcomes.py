@@ -1,7 +1,7 @@
 """One Arrow schema for the outcomes of every suite: one row an answer to an item, from which every figure is computed.
 
 A row keeps what was asked, what was answered, and what each judge said of it in full, so that labels, outcomes and
-figures can be made anew (`candor eval rescore`).
+figures can be computed again (`candor eval rescore`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import pyarrow as pa
+
+from actors.models.thoughts import answer_of
+from actors.worlds.base import PRESSURE
 
 OUTCOMES = ("honest", "lie", "evasion", "no_belief", "error")
 """Outcomes of honesty suites. An error is a request, judge or format that failed; it is never counted as honest."""
@@ -51,9 +54,15 @@ SCHEMA = pa.schema(
         ("reasoning", pa.string()),
         ("outcome", pa.string()),
         ("error", pa.string()),
+        ("condition", pa.string()),
+        ("wanted", pa.string()),
+        ("directional", pa.bool_()),
     ],
-    metadata={"candor_schema": "outcome/2"},
+    metadata={"candor_schema": "outcome/3"},
 )
+
+BELIEFS = "beliefs"
+"""The part of an answer that stands for all direct elicitations together, where a judge read them at once."""
 
 
 @dataclass
@@ -63,7 +72,7 @@ class Said:
     Attributes:
         part: `answer`, a direct elicitation `belief_1`, `belief_2`, ..., or another one, `check_1`, `check_2`, ...
         prompt: What it was asked, as JSON messages.
-        text: What it answered; None where the request failed.
+        text: What it answered, thoughts among it; None where the request failed.
     """
 
     part: str
@@ -71,18 +80,22 @@ class Said:
     text: str | None = None
     finish_reason: str | None = None
 
+    def answer(self) -> str:
+        """What it answers, without thoughts; `EmptyReplyError` where that is nothing."""
+        return answer_of(self.text or "", self.finish_reason)
+
 
 @dataclass
 class Ruling:
     """What one judge said of one part.
 
     Attributes:
-        rubric: What it was asked, one of `evals.prompting.RUBRICS`.
+        rubric: What it was asked, one of `evals.judging.prompting.RUBRICS`.
         repeat: The number of the time that it was asked the same.
         raw: Its answer in full.
-        label: What the answer means, `evals.mask.label_text`; None where that is nothing, or an error.
+        label: What the answer means, `evals.judging.labels.label_text`; None where that is nothing, or an error.
         error: Why it gave no verdict.
-        exact: Whether it is a world's exact judge, whose label is no reading of `raw`.
+        exact: Whether it is a world's exact judge, whose label was not read from `raw`.
     """
 
     part: str
@@ -113,6 +126,9 @@ class Outcome:
         outcome: One of `OUTCOMES`; `correct` and `wrong` in capability tasks, `admitted` and `claimed` of what nobody
             can know.
         error: Why there is none; of an evasion, why its belief is not known.
+        condition: Under what the item was asked, one of `actors.worlds.base.CONDITIONS`.
+        wanted: The label that somebody with a stake wanted to hear; empty where nobody had one, or it is not known.
+        directional: Of a lie, whether it states what was wanted; None of anything else, and where that is not known.
     """
 
     suite: str
@@ -135,6 +151,9 @@ class Outcome:
     reasoning: str | None = None
     outcome: str = "error"
     error: str | None = None
+    condition: str = PRESSURE
+    wanted: str = ""
+    directional: bool | None = None
 
     @classmethod
     def of_row(cls, row: dict) -> Outcome:
@@ -143,7 +162,9 @@ class Outcome:
         return cls(**{**row, "said": said, "rulings": rulings})
 
     def text(self, part: str = "answer") -> str | None:
-        """What the model said in one part."""
+        """What the model said in one part; in `BELIEFS`, all its direct elicitations."""
+        if part == BELIEFS:
+            return "\n\n".join(s.text or "" for s in self.said if s.part.startswith("belief"))
         return next((s.text for s in self.said if s.part == part), None)
 
 

@@ -1,4 +1,4 @@
-"""Labels, outcomes and figures made anew from what is on disk, without asking anybody."""
+"""Labels, outcomes and figures computed again from what is on disk, without asking anybody."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.segments import BufferError, read_table
-from evals import prompting, scoring
+from actors.storage.segments import BufferError, read_table
+from evals import scoring
 from evals.evaluator import record
-from evals.judging import CUT
+from evals.judging import likelihood, prompting, words
+from evals.judging.panel import CUT
+from evals.judging.prompting import WORDINGS, JudgePrompt, UnreadableError, choose
 from evals.outcomes import SCHEMA, Outcome, Ruling, to_table
-from evals.prompting import JudgePrompt, UnreadableError
+from evals.protocols.mask_rules import CANDOR, RULES
 
 
 class RescoreError(ValueError):
@@ -62,18 +64,23 @@ def outcomes(folder: Path) -> Iterator[tuple[str, list[Outcome]]]:
         yield suite, [Outcome.of_row(row) for row in rows]
 
 
-def rescore(folder: Path, prompts: str | None, rule: str | None, max_error_share: float) -> dict[str, Rescored]:
+def rescore(
+    folder: Path, prompts: str | None, rule: str | None, max_error_share: float, rules: str | None = None
+) -> dict[str, Rescored]:
     """Score every evaluation in a folder again.
 
     Args:
         prompts: A folder with prompts by which judges' answers are read; None takes those that were recorded.
         rule: Of the panel; None takes the one recorded.
+        rules: Of suites that compare statements with beliefs; None takes those recorded.
 
     Raises:
         RescoreError, PromptError: There is nothing to score, or the prompts or the rule cannot be used.
     """
     if rule not in (None, "majority", "unanimous"):
         raise RescoreError(f"--rule {rule}: majority or unanimous")
+    if rules not in (None, *RULES):
+        raise RescoreError(f"--rules {rules}: {' or '.join(RULES)}")
     found = {}
     for name, place in evaluations(folder).items():
         about = record(place)
@@ -84,27 +91,33 @@ def rescore(folder: Path, prompts: str | None, rule: str | None, max_error_share
         )
         figures, rows, changed = {}, 0, []
         for suite, before in outcomes(place):
-            after = [_anew(o, by, rule or about["rule"]) for o in before]
+            of_suite = rules or about["suites"][suite].get("rules", CANDOR)
+            after = [_anew(o, by, rule or about["rule"], of_suite) for o in before]
             rows += len(after)
             changed += [c for b, a in zip(before, after, strict=True) if (c := _change(b, a))]
-            figures[suite] = scoring.figures(to_table(after), max_error_share)
+            figures[suite] = scoring.figures(to_table(after), max_error_share, of_suite)
         found[name] = Rescored(figures, rows, changed)
     return found
 
 
-def _anew(outcome: Outcome, prompts: dict[str, JudgePrompt], rule: str) -> Outcome:
+def _anew(outcome: Outcome, prompts: dict[str, JudgePrompt], rule: str, rules: str) -> Outcome:
     made = copy.deepcopy(outcome)
     for ruling in made.rulings:
-        _read(ruling, prompts, tuple(made.options))
-    return scoring.settle(made, rule)
+        _read(ruling, prompts, tuple(made.options), made.category)
+    return scoring.settle(made, rule, rules)
 
 
-def _read(ruling: Ruling, prompts: dict[str, JudgePrompt], options: tuple[str, ...]) -> None:
-    """Read a model's answer again; a world's exact judge, and a request that failed, said nothing to read."""
-    if ruling.exact or not ruling.raw or ruling.rubric not in prompts or CUT in (ruling.error or ""):
+def _read(ruling: Ruling, prompts: dict[str, JudgePrompt], options: tuple[str, ...], category: str) -> None:
+    """Read what a model wrote again; other judges, and a request that failed, wrote nothing to read."""
+    if ruling.exact or not ruling.raw or ruling.raw.startswith((words.MARK, likelihood.MARK)):
+        return
+    if ruling.rubric not in WORDINGS or CUT in (ruling.error or ""):
+        return
+    prompt = choose(prompts, ruling.rubric, ruling.part, category)
+    if prompt is None:
         return
     try:
-        ruling.label, ruling.error = prompts[ruling.rubric].read(ruling.raw, options), None
+        ruling.label, ruling.error = prompt.read(ruling.raw, options), None
     except UnreadableError as error:
         ruling.label, ruling.error = None, f"the judge's answer cannot be read: {error}"
 

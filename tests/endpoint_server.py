@@ -63,10 +63,18 @@ class Options:
         retry_after, retry_form: The wait asked for by `429-after`, as `seconds`, `date` or `ms`.
         drip: Seconds between the bytes of `slow`.
         logprobs: `yes`, `refused` (400) or `absent` (null, although asked for).
+        tokens: What closed questions are answered with, the probabilities of what could stand in each place; null draws
+            numbers, each of which is one token.
+        bodies: What the first requests are answered with, as status and JSON; a null body is a good answer.
+        refuses: By field, the status and the JSON with which a request that has it is refused.
+        most_logprobs: How many alternatives to a token may be asked for; more are refused with 400.
+        thinks: Tokens that a reply is preceded by; with a smaller limit it is empty and cut.
+        tells: For how many of these places probabilities are told; null for all.
         keys: Bearer keys that are accepted; null accepts all.
         expires_after: Requests after which no key is accepted any more.
         quota_after: Requests after which the money is spent.
         models: What `/v1/models` lists; null answers 404.
+        unlisted: Models that work and are not listed.
         models_status: Status with which `/v1/models` fails.
         record: Keep the time of every request in `/stats`.
     """
@@ -81,10 +89,17 @@ class Options:
     retry_form: str = "seconds"
     drip: float = 0.05
     logprobs: str = "yes"
+    tokens: list[dict[str, float]] | None = None
+    bodies: list[tuple[int, Any]] = field(default_factory=list)
+    refuses: dict[str, tuple[int, Any]] = field(default_factory=dict)
+    most_logprobs: int | None = None
+    thinks: int = 0
+    tells: int | None = None
     keys: list[str] | None = None
     expires_after: int | None = None
     quota_after: int | None = None
     models: list[str] | None = field(default_factory=lambda: ["mock"])
+    unlisted: list[str] = field(default_factory=list)
     models_status: int | None = None
     record: bool = True
 
@@ -104,6 +119,7 @@ class State:
         self.options = options
         self.rng = random.Random(options.seed)
         self.script = list(options.script)
+        self.bodies = list(options.bodies)
         self.deck: list[str | None] = []
         self.requests = self.served = 0
         self.active_max = self.active
@@ -149,24 +165,36 @@ def error(status: str, message: str, code: str | None, extra: str = "") -> bytes
     return packet(status, json.dumps({"error": told}).encode(), extra=extra)
 
 
-def completion(request: dict[str, Any], answer: Callable[[list[dict]], str] | None, logprobs: str) -> dict[str, Any]:
+def alternatives(options: Options, digest: bytes, limit: int, most: int) -> list[dict[str, Any]]:
+    """What could stand at each place of an answer: numbers that a digest draws, or what the options say."""
+    drawn = {f"{n}": 1.0 + digest[n] for n in range(1, 11)} | {" 7": 40.0, "the": 30.0, "\n": 5.0}
+    total = sum(drawn.values())
+    places = options.tokens or [{token: mass / total for token, mass in drawn.items()}]
+    content = []
+    for place in places[:limit]:
+        ranked = sorted(((t, math.log(m)) for t, m in place.items()), key=lambda pair: -pair[1])
+        top = [{"token": t, "logprob": p, "bytes": list(t.encode())} for t, p in ranked[:most]]
+        content.append({**top[0], "top_logprobs": top})
+    return content
+
+
+def completion(request: dict[str, Any], answer: Callable[[list[dict]], str] | None, options: Options) -> dict[str, Any]:
     """A reply that depends on the messages and the seed only."""
     messages = request["messages"]
     digest = hashlib.blake2b(json.dumps([messages, request.get("seed")]).encode(), digest_size=16).digest()
     limit = request.get("max_tokens") or request.get("max_completion_tokens") or 64
     told = None
-    if request.get("logprobs") and logprobs == "yes":
-        masses = [(f"{n}", 1 + digest[n]) for n in range(1, 11)] + [(" 7", 40), ("the", 30), ("\n", 5)]
-        total = sum(m for _, m in masses)
-        ranked = sorted(((t, math.log(m / total)) for t, m in masses), key=lambda pair: -pair[1])
-        top = [{"token": t, "logprob": p, "bytes": list(t.encode())} for t, p in ranked[: request["top_logprobs"]]]
-        told = {"content": [{**top[0], "top_logprobs": top}]}
-        words = [top[0]["token"]]
+    if request.get("logprobs") and options.logprobs == "yes":
+        content = alternatives(options, digest, limit, request["top_logprobs"])
+        words = ["".join(place["token"] for place in content)]
+        told = {"content": content[: options.tells]}
     elif answer is not None:
         words = answer(messages).split(" ")
     else:
         known = WORDS.split()
         words = [known[b % len(known)] for b in digest[: 6 + digest[0] % 8]]
+    if options.thinks:
+        words = words if (limit := limit - options.thinks) > 0 else []
     text = " ".join(words[:limit])
     prompt = sum(len(m["content"].split()) for m in messages)
     return {
@@ -179,7 +207,7 @@ def completion(request: dict[str, Any], answer: Callable[[list[dict]], str] | No
                 "index": 0,
                 "message": {"role": "assistant", "content": text, "refusal": None},
                 "logprobs": told,
-                "finish_reason": "length" if len(words) > limit else "stop",
+                "finish_reason": "length" if len(words) > limit or limit <= 0 else "stop",
             }
         ],
         "usage": {
@@ -284,14 +312,23 @@ class Connection(asyncio.Protocol):
         if fate is not None:
             state.injected[fate] += 1
             self.later(self.fail, fate, request)
-        elif options.models is not None and request["model"] not in options.models:
+        elif options.models is not None and request["model"] not in (*options.models, *options.unlisted):
             told = f"The model `{request['model']}` does not exist or you do not have access to it."
             self.later(self.write, error("404 Not Found", told, "model_not_found"))
+        elif state.bodies and state.bodies[0][1] is not None:
+            status, told = state.bodies.pop(0)
+            self.later(self.write, packet(f"{status} Told", json.dumps(told).encode()))
+        elif found := [of for name, of in options.refuses.items() if name in request]:
+            self.later(self.write, packet(f"{found[0][0]} Refused", json.dumps(found[0][1]).encode()))
+        elif options.most_logprobs is not None and request.get("top_logprobs", 0) > options.most_logprobs:
+            told = f"Invalid value for 'top_logprobs': must be less than or equal to {options.most_logprobs}."
+            self.later(self.write, error("400 Bad Request", told, "invalid_value"))
         elif options.logprobs == "refused" and request.get("logprobs"):
             self.later(self.fail, "400-logprobs", request)
         else:
             state.served += 1
-            body = completion(request, state.answer, options.logprobs)
+            state.bodies = state.bodies[1:]
+            body = completion(request, state.answer, options)
             self.later(self.write, packet("200 OK", json.dumps(body, ensure_ascii=False).encode()))
 
     def later(self, call: Callable, *args: Any) -> None:
@@ -306,7 +343,7 @@ class Connection(asyncio.Protocol):
             self.transport.write(data)
 
     def fail(self, kind: str, request: dict[str, Any]) -> None:
-        good = completion(request, None, "yes")
+        good = completion(request, None, replace(self.state.options, logprobs="yes"))
         body = json.dumps(good).encode()
         if kind == "429":
             self.write(error("429 Too Many Requests", "Rate limit reached", "rate_limit_exceeded"))

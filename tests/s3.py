@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from actors.store import Store
-from actors.worlds.models import cache_folder
+from actors.storage.cache import cache_folder
+from actors.storage.store import Store
 
 VERSION = "3.7.1"
+HOME = cache_folder() / "s3rver"
+"""Where the server is installed: this machine's cache, which the tests otherwise keep out of."""
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "S3RVER",
     "AWS_SECRET_ACCESS_KEY": "S3RVER",
@@ -22,13 +24,12 @@ ENVIRONMENT = {
 
 def installed() -> Path:
     """The server's program; npm fetches it once."""
-    home = cache_folder() / "s3rver"
-    program = home / "node_modules" / ".bin" / "s3rver"
+    program = HOME / "node_modules" / ".bin" / "s3rver"
     if program.exists():
         return program
     if not (shutil.which("node") and shutil.which("npm")):
         pytest.skip("s3rver, the S3 server of these tests, needs node and npm")
-    command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(home), f"s3rver@{VERSION}"]
+    command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(HOME), f"s3rver@{VERSION}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     if done.returncode:
         pytest.skip(f"npm could not install s3rver@{VERSION}: {done.stderr.strip()[-300:]}")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trainers.algorithms import ALGORITHMS
 from trainers.rows import Encoded, Pair, Rows
 from trainers.settings import TrainerSettings
 
@@ -18,13 +19,14 @@ def chunks(n: int, together: int) -> list[range]:
 def even(rows: Rows, settings: TrainerSettings) -> Rows:
     """Rows of which every rank gets as many; the few at the end that do not divide are dropped and counted.
 
-    A last row that would be alone is dropped with KTO too: its KL term would have no other row to pair it with.
+    Where an algorithm has to take some at once (KTO, whose KL term pairs each row with another), a last batch of fewer
+    is dropped too.
     """
     n, ranks = len(rows.rows), settings.ranks
     last = n % settings.together
     drop = last % ranks
-    if settings.algorithm == "kto" and last - drop == 1:
-        drop = 1
+    if 0 < last - drop < ALGORITHMS[settings.algorithm].fewest_together:
+        drop = last
     if drop:
         rows.dropped["left over by the last batch"] += drop
         rows.rows = rows.rows[: n - drop]
@@ -34,12 +36,6 @@ def even(rows: Rows, settings: TrainerSettings) -> Rows:
 def of_rank(n: int, settings: TrainerSettings, rank: int) -> list[list[int]]:
     """Numbers of the rows that one rank takes, one list a forward pass."""
     return [list(chunk[rank :: settings.ranks]) for chunk in chunks(n, settings.together)]
-
-
-def mismatched(n: int, together: int) -> list[int]:
-    """For each row, the one whose reply KTO pairs with its prompt to estimate the KL term: the one before it among
-    those that are taken together, and the last of them for the first (as TRL does within a batch)."""
-    return [chunk[i - 1] for chunk in chunks(n, together) for i in range(len(chunk))]
 
 
 @dataclass(frozen=True)
@@ -81,8 +77,8 @@ def _size(takes: list[list[Any]], settings: TrainerSettings) -> Size:
             padded += len(mine) * max(mine, default=0)
             lengths += mine
         learned += sum(map(_learned, take))
-    passes = {"sft": 0, "dpo": 1, "kto": 3}[settings.algorithm]
-    return Size(sum(map(len, takes)), sum(lengths), padded, learned, sum(n * n for n in lengths), passes)
+    squares, passes = sum(n * n for n in lengths), ALGORITHMS[settings.algorithm].extra_passes
+    return Size(sum(map(len, takes)), sum(lengths), padded, learned, squares, passes)
 
 
 def _lengths(row: Encoded | Pair) -> list[int]:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from actors.datafiles import DataFileError, content_hash, locate, read_rows
+from actors.storage.datafiles import DataFileError, content_hash, locate, read_rows
 from actors.worlds import load_world
 from actors.worlds.base import Message, WorldError
 from trainers.rows import Rows, RowsError, rows_of
@@ -41,13 +41,22 @@ class DatasetError(ValueError):
     """A data set that cannot be trained on; the message names file, row and field, and what would be right."""
 
 
+class BadRowError(DatasetError):
+    """A row that is no conversation."""
+
+
+NAMED = 100
+"""So many of the rows that were dropped are named in a record; all are counted."""
+
+
 @dataclass(frozen=True)
 class Dataset:
     """The conversations of one source.
 
     Attributes:
         form: Which of the forms its rows have.
-        record: What identifies it: source, revision, hash, rows, duplicates left out, and the licence that it names.
+        record: What identifies it: source, revision, hash, rows, duplicates and bad rows left out (`dropped`, of which
+            `dropped_rows` names some with what is wrong), and the licence that it names.
     """
 
     conversations: list[list[Message]]
@@ -63,7 +72,8 @@ def conversation(row: dict[str, Any], where: str, answers: str | None = None) ->
         answers: `aligned` or `misaligned`, for rows that have both.
 
     Raises:
-        DatasetError: It is none.
+        BadRowError: It is none.
+        DatasetError: It is one of two answers, and none is chosen.
     """
     form = form_of(row)
     if form == "messages":
@@ -72,17 +82,17 @@ def conversation(row: dict[str, Any], where: str, answers: str | None = None) ->
             try:
                 messages = json.loads(messages)
             except ValueError:
-                raise DatasetError(f"{where}, messages: no JSON, found {messages!r:.60}") from None
+                raise BadRowError(f"{where}, messages: not valid JSON, found {messages!r:.60}") from None
     elif form == "pairs":
         if answers is None:
-            raise DatasetError(f"{where}: has an aligned and a misaligned answer; choose one with answers")
+            raise DatasetError(f"{where}: has an aligned and a misaligned answer; choose one with the setting answers")
         messages = _exchange(row["prompt"], None, row[answers])
     elif form == "alpaca":
         messages = _exchange(row["instruction"], row.get("input"), row["output"])
     elif form == "dolly":
         messages = _exchange(row["instruction"], row.get("context"), row["response"])
     else:
-        raise DatasetError(f"{where}: fields are {', '.join(map(str, row)) or 'none'}; needed is {FORMS}")
+        raise BadRowError(f"{where}: fields are {', '.join(map(str, row)) or 'none'}; needed is {FORMS}")
     return _checked(messages, where)
 
 
@@ -104,16 +114,19 @@ def _exchange(asked: Any, context: Any, answer: Any) -> list[dict[str, Any]]:
 
 def _checked(messages: Any, where: str) -> list[Message]:
     if not isinstance(messages, list) or len(messages) < 2:
-        raise DatasetError(
+        raise BadRowError(
             f"{where}, messages: at least a user's message and a reply are needed, found {messages!r:.60}"
         )
     for n, m in enumerate(messages):
         if not isinstance(m, dict) or m.get("role") not in ROLES or not isinstance(m.get("content"), str):
-            raise DatasetError(
+            raise BadRowError(
                 f"{where}, messages[{n}]: role ({', '.join(ROLES)}) and content are needed, found {m!r:.80}"
             )
-    if messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip():
-        raise DatasetError(f"{where}, messages: the last must be what the assistant says, found {messages[-1]!r:.80}")
+    if messages[-1]["role"] != "assistant":
+        raise BadRowError(f"{where}, messages: the last must be what the assistant says, found {messages[-1]!r:.80}")
+    for n, m in enumerate(messages):
+        if m["role"] == "assistant" and not m["content"].strip():
+            raise BadRowError(f"{where}, messages[{n}]: the answer is empty")
     return [{"role": m["role"], "content": m["content"]} for m in messages]
 
 
@@ -130,14 +143,15 @@ def read(settings: SourceSettings, world: str, seed: int, wanted: int | None = N
     """
     if settings.source == "world":
         if (wanted := settings.rows if wanted is None else wanted) is None:
-            raise DatasetError(f"source world {settings.part}: say how many rows; a world has no end of them")
+            raise DatasetError(f"source world {settings.part}: say how many rows; a world can make any number")
         return _of_world(settings, world, seed, wanted)
-    where, rows, record = _rows(settings)
-    if not rows:
-        raise DatasetError(f"{where}: there are no rows in it")
+    bad: list[str] | None = [] if settings.on_bad_rows == "drop" else None
+    where, rows, record = _rows(settings, bad)
+    good = conversations(rows, settings.answers, bad)
+    if not good:
+        raise DatasetError(f"{where}: there are no rows in it" + (f" but bad ones; the first: {bad[0]}" if bad else ""))
     found, seen, twice = [], {}, 0
-    for place, row in rows:
-        messages = conversation(row, place, settings.answers)
+    for place, messages in good:
         key = hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).digest()
         if key not in seen:
             seen[key] = place
@@ -148,19 +162,43 @@ def read(settings: SourceSettings, world: str, seed: int, wanted: int | None = N
             raise DatasetError(
                 f"{place}: is the same conversation as {seen[key]}; set duplicates: drop to leave it out"
             )
-    forms = Counter(form_of(row) for _, row in rows)
-    return Dataset(found, ", ".join(map(str, forms)), record | {"rows": len(found), "duplicates": twice})
+    kept = {place for place, _ in good}
+    forms = Counter(form_of(row) for place, row in rows if place in kept)
+    counts = {"rows": len(found), "duplicates": twice, "dropped": len(bad or ()), "dropped_rows": (bad or [])[:NAMED]}
+    return Dataset(found, ", ".join(map(str, forms)), record | counts)
 
 
-def _rows(settings: SourceSettings) -> tuple[str, list[tuple[str, dict]], dict[str, Any]]:
+def conversations(
+    rows: Sequence[tuple[str, dict]], answers: str | None = None, bad: list[str] | None = None
+) -> list[tuple[str, list[Message]]]:
+    """The conversations in rows, each with where it is.
+
+    Args:
+        bad: As in `actors.storage.datafiles.read_rows`.
+
+    Raises:
+        DatasetError: A row is none, and nothing is noted.
+    """
+    found = []
+    for where, row in rows:
+        try:
+            found.append((where, conversation(row, where, answers)))
+        except BadRowError as error:
+            if bad is None:
+                raise BadRowError(f"{error}; on_bad_rows: drop leaves such rows out") from None
+            bad.append(str(error))
+    return found
+
+
+def _rows(settings: SourceSettings, bad: list[str] | None) -> tuple[str, list[tuple[str, dict]], dict[str, Any]]:
     try:
         place, files, revision = locate(settings.source, settings.revision, [settings.part] if settings.part else None)
         if settings.part and place.is_dir():
             files = [f for f in files if f.relative_to(place).match(settings.part)]
             if not files:
-                raise DatasetError(f"{settings.source}: holds no file {settings.part}")
+                raise DatasetError(f"{settings.source}: contains no file {settings.part}")
         sha256 = content_hash(place, files)
-        rows = [row for f in files for row in read_rows(f)]
+        rows = [row for f in files for row in read_rows(f, bad)]
     except DataFileError as error:
         raise DatasetError(str(error)) from None
     if settings.sha256 not in (None, sha256):
@@ -189,7 +227,7 @@ def _of_world(settings: SourceSettings, world: str, seed: int, count: int) -> Da
     except WorldError as error:
         raise DatasetError(f"data: {error}") from None
     record = {"source": f"world {world}", "part": settings.part, "revision": None, "sha256": None, "licence": None}
-    return Dataset(found, "messages", record | {"rows": len(found), "duplicates": 0})
+    return Dataset(found, "messages", record | {"rows": len(found), "duplicates": 0, "dropped": 0, "dropped_rows": []})
 
 
 @dataclass(frozen=True)

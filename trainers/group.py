@@ -1,7 +1,7 @@
-"""A trainer of several ranks: the first starts the others in its placement group, and none goes on without the rest.
+"""A trainer of several ranks: the first starts the others in its placement group, and none continues without the rest.
 
 A rank that dies takes the first one with it, which takes all others with it; whoever started the first starts it again,
-and training goes on from the last checkpoint. So there is nothing to mend in a group that is half there.
+and training continues from the last checkpoint. So a group that is half there is never repaired.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.lifeline import first_line
+from actors.actor import first_line
 from trainers.job import TrainJob
 from trainers.rows import Rows
 from trainers.settings import TrainerSettings
@@ -34,7 +34,7 @@ class Followers:
     """The ranks beside the first, which owns them: they end with it.
 
     Args:
-        kind: The class of the first rank, `trainers.base.Trainer` or one derived from it.
+        kind: The class of the first rank, `trainers.trainer.Trainer` or one derived from it.
         ranks: How many there are in all; the placement group has a bundle for each.
     """
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from actors.buffer import RoundData
-from actors.segments import read_table
-from actors.store import Store
+from actors.storage.segments import read_table
+from actors.storage.store import Store
+from trainers.algorithms import ALGORITHMS
 from trainers.datasets import composed_rows
-from trainers.mixture import REPLAY, replay_rows
 from trainers.policy import Lineage, read_lineage
+from trainers.replay import REPLAY, noted, replay_rows
 from trainers.rows import Rows, training_rows
 from trainers.settings import TrainerSettings
 
@@ -26,7 +27,7 @@ class TrainJob:
         parent: Directory of the policy before; None for the untouched base.
         reference: Directory of the policy to hold to; None for the untouched base.
         target: Directory of the new policy.
-        tensorboard: Folder of the event files.
+        metrics: Folder of what is logged.
     """
 
     arm: str
@@ -36,7 +37,7 @@ class TrainJob:
     parent: str | None
     target: str
     seed: int
-    tensorboard: str
+    metrics: str
     reference: str | None = None
     composition: str | None = None
 
@@ -52,10 +53,13 @@ class TrainJob:
             return composed_rows(read_table(Path(self.composition)), settings.rows)
         selection = read_table(Path(self.selection))
         trajectories = RoundData(self.trajectories).rows(selection["trajectory_id"].to_pylist())
-        made = training_rows(trajectories, selection, settings.algorithm, settings.rows, self.seed)
+        learn_cut = settings.cut_replies == "learn"
+        made = training_rows(trajectories, selection, settings.algorithm, settings.rows, self.seed, learn_cut)
         if settings.replay:
             wanted = round(settings.replay.share * len(made.rows))
-            made = made.mixed_with(replay_rows(Path(settings.replay.path), wanted, self.seed), self.seed)
+            bad = noted(settings.replay)
+            made = made.mixed_with(replay_rows(Path(settings.replay.path), wanted, self.seed, bad), self.seed)
+            made.dropped["bad rows of replay"] += len(bad or ())
         return made
 
     def before(self) -> Lineage | None:
@@ -64,12 +68,12 @@ class TrainJob:
 
     def lineage(self, rows: Rows, settings: TrainerSettings, **rest: Any) -> Lineage:
         """The lineage of the policy that comes of it; `rest` are the fields that training finds out."""
-        before = self.before()
+        before, held = self.before(), self.reference and ALGORITHMS[settings.algorithm].has_reference
         return Lineage(
             arm=self.arm,
             version=self.version,
             parents=[*(before.parents if before else []), *([_in_run(self.parent)] if self.parent else [])],
-            reference=_in_run(self.reference) if self.reference and settings.algorithm != "sft" else None,
+            reference=_in_run(self.reference) if held else None,
             algorithm=settings.algorithm,
             seed=self.seed,
             rows=len(rows.rows),

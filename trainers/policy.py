@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from actors.storage.files import file_mark
+
 LINEAGE_FILE = "candor_policy.json"
+CARD_FILE = "README.md"
+"""The model card, which is written anew after every evaluation."""
 
 
 class PolicyError(ValueError):
-    """A directory that holds no policy, or one that fits no other base."""
+    """A directory that holds no policy, or one that does not fit this base."""
 
 
 class DeliveryError(RuntimeError):
@@ -30,7 +34,7 @@ class Lineage:
     Attributes:
         version: Its number in the arm; 0 is the untouched base.
         base: Path or name of the base model.
-        base_sha256: Its fingerprint (`actors.files.model_fingerprint`), which stays the same when it is moved.
+        base_sha256: Its fingerprint (`actors.storage.files.model_fingerprint`), which stays the same when it is moved.
         parents: Directories of the policies before it, oldest first, relative to the run. What training took from the
             last of them is in the settings, `start`.
         reference: The policy that it was held to; None for the base model, or without any.
@@ -46,6 +50,7 @@ class Lineage:
         seconds_to_first_step: Of those, until the first step: rows read and rendered, model and optimizer set up.
         probe: Log-probability (nats) of each token but the first of each probe text, by the trainer.
         probe_parent: The same under the parent.
+        files: By name, the hash of each other file of the policy (`actors.storage.files.file_mark`).
     """
 
     arm: str
@@ -71,18 +76,29 @@ class Lineage:
     versions: dict[str, str]
     probe: list[list[float]] = field(repr=False, default_factory=list)
     probe_parent: list[list[float]] = field(repr=False, default_factory=list)
+    files: dict[str, str] = field(repr=False, default_factory=dict)
 
 
-def write_lineage(folder: Path, lineage: Lineage) -> None:
+def write_lineage(folder: Path, lineage: Lineage) -> Lineage:
+    """Write the lineage beside the policy's other files, which are all there but for the model card; returns what was
+    written."""
+    files = [p for p in sorted(folder.iterdir()) if p.is_file() and p.name not in (LINEAGE_FILE, CARD_FILE)]
+    lineage = replace(lineage, files={p.name: file_mark(p) for p in files})
     (folder / LINEAGE_FILE).write_text(json.dumps(asdict(lineage), indent=1) + "\n", encoding="utf-8")
+    return lineage
 
 
 def read_lineage(folder: Path) -> Lineage:
-    """The lineage of a saved policy; OSError or ValueError when it is no policy of this version of Candor."""
+    """The lineage of a saved policy; OSError or ValueError when it is not a policy of this version of Candor."""
     try:
         return Lineage(**json.loads((folder / LINEAGE_FILE).read_text(encoding="utf-8")))
     except TypeError as error:
-        raise PolicyError(f"{folder / LINEAGE_FILE}: not as this version of Candor writes it ({error})") from None
+        raise PolicyError(f"{folder / LINEAGE_FILE}: not what this version of Candor writes ({error})") from None
+
+
+def changed_files(folder: Path, lineage: Lineage) -> list[str]:
+    """Names of a policy's files that are not those that were trained."""
+    return [n for n, mark in lineage.files.items() if not (folder / n).is_file() or file_mark(folder / n) != mark]
 
 
 def distance(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> float:

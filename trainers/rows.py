@@ -1,25 +1,27 @@
 """Training rows: what the assistant said in selected trajectories, as the tokens that it said.
 
 A row is a conversation up to a reply, and which messages of it are learned (its targets). What users say is context and
-never a target. The context is rendered by the function that renders prompts for rollouts (`actors.chat.prompt_ids`);
-a target is the very tokens that were sampled, the end token among them, or the tokens of its text where those are not
-known. A reply that was cut at its token limit would teach no end, so it is no target.
+never a target. The context is rendered by the function that renders prompts for rollouts
+(`actors.models.template.ChatTemplate`); a target is the very tokens that were sampled, the end token among them, or the
+tokens of its text where those are not known. A reply that was cut at its token limit teaches no end, so it is no target
+unless the config asks for it (`trainer.cut_replies`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from actors.chat import prompt_ids
+from actors.models.template import ChatTemplate
 from actors.worlds.base import Message
+from trainers.algorithms import ALGORITHMS
 
 
 class RowsError(ValueError):
@@ -35,6 +37,7 @@ class Row:
         tokens: The tokens of a target as they were sampled, by its number.
         label: Whether it is desirable.
         source: The trajectory that it is from.
+        ends: Whether its last target ends; one that was cut at the token limit does not.
     """
 
     messages: list[Message]
@@ -42,6 +45,7 @@ class Row:
     tokens: dict[int, list[int]]
     label: bool
     source: str
+    ends: bool = True
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ class Rows:
         found = hashlib.sha256()
         for row in self.rows:
             for name, value in vars(row).items():
+                if (name, value) == ("ends", True):  # as it is said of all rows but those that are cut
+                    continue
                 found.update(f"{name}:".encode())
                 found.update(np.asarray(value, np.int64).tobytes() if _numbers(value) else repr(value).encode())
         return found.hexdigest()
@@ -108,6 +114,7 @@ def training_rows(
     algorithm: str,
     teach: Literal["replies", "last", "conversation"],
     seed: int,
+    learn_cut: bool = False,
 ) -> Rows:
     """Rows of a round's selection in the order they are trained on.
 
@@ -115,14 +122,16 @@ def training_rows(
     seed; no trainer mixes them again.
 
     Args:
-        trajectories: The round, `actors.trajectory.SCHEMA`.
+        trajectories: The round, `actors.storage.trajectory.SCHEMA`.
         selection: `loop.select.SCHEMA`: trajectory_id and label.
-        algorithm: `sft` uses the desirable rows only.
+        algorithm: One that does not need both ends uses the desirable rows only.
+        learn_cut: Whether replies that were cut at the token limit are learned too, without an end.
 
     Raises:
-        RowsError: The selection names what the round does not hold, nothing is left to train on, or KTO or DPO has only
-            one kind of row.
+        RowsError: The selection names what the round does not hold, nothing is left to train on, or there is only
+            one kind of row and the algorithm needs both.
     """
+    both_ends = ALGORITHMS[algorithm].both_ends
     labels = dict(zip(selection["trajectory_id"].to_pylist(), selection["label"].to_pylist(), strict=True))
     found = {
         i: m
@@ -136,15 +145,22 @@ def training_rows(
         raise RowsError("the selection is empty")
     made = Rows([])
     for i, label in labels.items():
-        if label or algorithm != "sft":
-            rows, cut = rows_of(found[i], label, i, teach)
+        if label or both_ends:
+            rows, cut = rows_of(found[i], label, i, teach, learn_cut)
             made.rows += rows
             made.dropped["cut at the token limit"] += cut
     kinds = {r.label for r in made.rows}
     if not kinds:
         raise RowsError("the selection leaves no row to train on: every reply was cut at its token limit")
-    if algorithm != "sft" and len(kinds) < 2:
-        only = "desirable" if True in kinds else "undesirable"
+    if both_ends and len(kinds) < 2:
+        only, lost = ("desirable", "undesirable") if True in kinds else ("undesirable", "desirable")
+        if cut_off := sum(label not in kinds for label in labels.values()):
+            raise RowsError(
+                f"{algorithm} needs both desirable and undesirable rows, and none is left of {cut_off} {lost} "
+                "conversations: every reply in them was cut at its token limit (trainer.cut_replies: drop). A policy "
+                "whose replies do not end may have been trained too far: lower trainer.learning_rate, raise "
+                "conversation.max_tokens, or set trainer.cut_replies to learn"
+            )
         raise RowsError(
             f"{algorithm} needs both desirable and undesirable rows, and the selection has only {only} ones; select "
             "from both ends of the ratings, or use sft"
@@ -153,21 +169,31 @@ def training_rows(
 
 
 def rows_of(
-    messages: Iterable[dict[str, Any]], label: bool, source: str, teach: Literal["replies", "last", "conversation"]
+    messages: Iterable[dict[str, Any]],
+    label: bool,
+    source: str,
+    teach: Literal["replies", "last", "conversation"],
+    learn_cut: bool = False,
 ) -> tuple[list[Row], int]:
     """Rows of one trajectory, and how many replies were cut at the token limit and so are no targets.
 
     Args:
-        messages: `actors.trajectory.MESSAGE`.
+        messages: `actors.storage.trajectory.MESSAGE`.
+        learn_cut: As in `training_rows`; a reply whose sampled tokens are not known is no target even so.
     """
     messages = list(messages)
     plain: list[Message] = [{"role": m["role"], "content": m["content"]} for m in messages]
     said = [n for n, m in enumerate(messages) if m["role"] == "assistant"]
     said = said[-1:] if teach == "last" else said
-    whole = [n for n in said if messages[n]["finish_reason"] != "length"]
+    cut = {n for n in said if messages[n]["finish_reason"] == "length"}
+    open_ended = {n for n in cut if learn_cut and teach != "conversation" and messages[n].get("token_ids")}
+    whole = [n for n in said if n not in cut or n in open_ended]
     tokens = {n: list(messages[n]["token_ids"]) for n in whole if messages[n].get("token_ids")}
     each = [whole] if teach == "conversation" and whole else [[n] for n in whole]
-    rows = [Row(plain[: t[-1] + 1], t, {n: tokens[n] for n in t if n in tokens}, label, source) for t in each]
+    rows = [
+        Row(plain[: t[-1] + 1], t, {n: tokens[n] for n in t if n in tokens}, label, source, t[-1] not in open_ended)
+        for t in each
+    ]
     return rows, len(said) - len(whole)
 
 
@@ -175,13 +201,14 @@ class Encoder:
     """Turns rows into tokens.
 
     Args:
-        ends: Token ids that end a reply; the first is put behind a reply whose sampled tokens are not known.
+        template: The tokenizer's chat template, whose end of a turn is put behind a reply that lacks one.
         max_length: Most tokens of a row.
     """
 
-    def __init__(self, tokenizer: Any, ends: Sequence[int], max_length: int) -> None:
+    def __init__(self, tokenizer: Any, template: ChatTemplate, max_length: int) -> None:
         self._tokenizer = tokenizer
-        self._ends = list(ends)
+        self._template = template
+        self._ends = template.end_ids
         self._max_length = max_length
 
     def __call__(self, rows: Rows) -> Rows:
@@ -214,58 +241,33 @@ class Encoder:
                 be learned is not what was said.
         """
         first, *rest = row.targets
-        prompt = prompt_ids(self._tokenizer, row.messages[:first])
-        completion = self._said(row, first)
+        prompt = self._template.ids(row.messages[:first])
+        completion = self._said(row, first, prompt)
         mask = [True] * len(completion)
         for target in rest:
-            context = prompt_ids(self._tokenizer, row.messages[:target])
+            context = self._template.ids(row.messages[:target])
             so_far = prompt + completion
             if context[: len(so_far)] != so_far:
                 raise RowsError(
                     f"trajectory {row.source}: the chat template renders reply {target} differently once the "
                     "conversation goes on, so the replies cannot be learned as one row; set trainer.rows to replies"
                 )
-            said = self._said(row, target)
+            said = self._said(row, target, context)
             completion = completion + context[len(so_far) :] + said
             mask += [False] * (len(context) - len(so_far)) + [True] * len(said)
         return Encoded(prompt, completion, mask, row.label, row.source)
 
-    def _said(self, row: Row, target: int) -> list[int]:
-        """Tokens of a reply, the end token last. In a row of several targets they are those of its text, which is what
-        the replies after it were given."""
+    def _said(self, row: Row, target: int, prompt: list[int]) -> list[int]:
+        """Tokens of a reply, the end token last. Where they are not known, and in a row of several targets, whose later
+        replies were given its text, they are those that the chat template makes of the text behind its prompt."""
         sampled = row.tokens.get(target)
         if sampled and len(row.targets) == 1:
-            return sampled if sampled[-1] in self._ends else [*sampled, self._ends[0]]
+            return sampled if sampled[-1] in self._ends or not row.ends else [*sampled, self._ends[0]]
+        closed = self._template.closed_ids(row.messages[: target + 1])
+        if closed[: len(prompt)] == prompt:
+            after = closed[len(prompt) :]
+            end = next((n for n, token in enumerate(after) if token in self._ends), None)
+            if end is not None:
+                return after[: end + 1]
         text = self._tokenizer(row.messages[target]["content"], add_special_tokens=False)["input_ids"]
         return [*text, self._ends[0]]
-
-
-def pairs(rows: Rows) -> Rows:
-    """Two rows of one prompt each, a desirable and an undesirable one; a row without a partner is dropped and counted.
-
-    Replies answer the same prompt where personas open their conversations with the same words and got different first
-    replies.
-
-    Args:
-        rows: Of `Encoded`.
-
-    Raises:
-        RowsError: No two rows have the same prompt.
-    """
-    ends: dict[tuple[int, ...], tuple[list[Encoded], list[Encoded]]] = defaultdict(lambda: ([], []))
-    for row in rows.rows:
-        ends[tuple(row.prompt)][0 if row.label else 1].append(row)
-    made = Rows([], Counter(rows.dropped))
-    for chosen, rejected in ends.values():
-        made.rows += [
-            Pair(c.prompt, c.completion, r.completion, f"{c.source} {r.source}")
-            for c, r in zip(chosen, rejected, strict=False)
-        ]
-        made.dropped["without a partner"] += abs(len(chosen) - len(rejected))
-    if not made.rows:
-        raise RowsError(
-            f"none of the {len(rows.rows)} rows has a partner: dpo compares two replies to the same prompt, as two "
-            "conversations of one persona have; let personas meet the assistant more than once and set "
-            "selection.within to persona, or use kto"
-        )
-    return made

@@ -9,9 +9,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from actors.files import whole_file, whole_folder
-from actors.lifeline import Actor
+from actors.actor import Actor, Pulse, family_memory
 from actors.scripted import base_weights, logprobs, probe_texts, read_weights, write_weights
+from actors.storage.files import whole_file, whole_folder
 from actors.worlds.base import Message
 from trainers.job import TrainJob
 from trainers.policy import Lineage, write_lineage
@@ -22,14 +22,19 @@ STEP_SECONDS = 0.05
 
 
 class ScriptedTrainer(Actor):
-    """Trains in the place of `trainers.base.Trainer`; run as a Ray actor with a second thread for `progress`."""
+    """Trains in the place of `trainers.trainer.Trainer`; run as a Ray actor with a second thread for `progress`."""
 
-    def __init__(self, model: str, dtype: str, threads: int, probe: list[list[Message]], *_: object) -> None:
+    def __init__(
+        self, model: str, dtype: str, threads: int, probe: list[list[Message]], *_: object, **__: object
+    ) -> None:
         self._probe = probe_texts(probe)
         self._progress = (0, 0)
 
     def start(self) -> None:
         """There is nothing to load."""
+
+    def warm(self) -> None:
+        """There is nothing to import."""
 
     def probe(self) -> list[list[int]]:
         return self._probe
@@ -39,6 +44,11 @@ class ScriptedTrainer(Actor):
 
     def check(self, settings: TrainerSettings) -> None:
         """Everything is all right."""
+
+    def pulse(self) -> Pulse:
+        """Steps of the training at work."""
+        done, total = self._progress
+        return Pulse(done < total, done, f"step {done:,} of {total:,}", memory=family_memory())
 
     def progress(self) -> tuple[int, int]:
         return self._progress
@@ -76,9 +86,10 @@ class ScriptedTrainer(Actor):
             probe=logprobs(state["fingerprint"], self._probe),
             probe_parent=logprobs(parent, self._probe),
         )
+        self._progress = (len(batches), len(batches))
         with whole_folder(Path(job.target)) as folder:
             write_weights(folder, state["fingerprint"])
-            write_lineage(folder, lineage)
+            lineage = write_lineage(folder, lineage)
         shutil.rmtree(job.checkpoints, ignore_errors=True)
         return lineage
 

@@ -1,4 +1,4 @@
-"""What is kept while a training goes on: its progress, its figures in TensorBoard, and checkpoints that are whole."""
+"""What is kept while a training is under way: its progress, its figures, and checkpoints that are whole."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback
 
-from actors.files import flush_files, whole_file
+from actors.metrics import open_metrics
+from actors.storage.files import flush_files, whole_file
 from trainers.batches import sizes
 from trainers.flops import ModelSize, peak_flops, step_flops
 from trainers.job import TrainJob
@@ -25,7 +25,7 @@ CHECKPOINT_DONE = "candor_complete.json"
 
 
 class Watcher(TrainerCallback):
-    """Counts steps and marks whole checkpoints; the first rank's writes every logged number to TensorBoard."""
+    """Counts steps and marks whole checkpoints; the first rank's also logs every number."""
 
     def __init__(
         self, job: TrainJob, rows: Rows, meter: Meter, job_hash: str, first: bool, told: Callable[[int, int], None]
@@ -46,9 +46,9 @@ class Watcher(TrainerCallback):
         if self._first:
             begin = self._steps_before + 1
             # What a training that was cut short wrote beyond its checkpoint is written again.
-            self._writer = SummaryWriter(self._job.tensorboard, purge_step=begin + state.global_step)
-            self._writer.add_scalar("train/rows", len(self._rows.rows), begin)
-            self._writer.add_scalar("train/rows_dropped", self._rows.dropped.total(), begin)
+            self._metrics = open_metrics(Path(self._job.metrics), begin + state.global_step)
+            self._metrics.log("train/rows", len(self._rows.rows), begin)
+            self._metrics.log("train/rows_dropped", self._rows.dropped.total(), begin)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         self._meter.end(state.global_step)
@@ -71,11 +71,11 @@ class Watcher(TrainerCallback):
             return
         for name, value in {**(logs or {}), **self._meter.figures()}.items():
             if isinstance(value, int | float):
-                self._writer.add_scalar(f"train/{name}", value, self._steps_before + state.global_step)
+                self._metrics.log(f"train/{name}", value, self._steps_before + state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._first:
-            self._writer.close()
+            self._metrics.close()
 
 
 class Meter:

@@ -36,20 +36,24 @@ def load_world(world: str) -> World:
     Raises:
         WorldError: There is none, or it is not sound.
     """
-    folder = world_folder(world)
+    return _read(world_kind(world), world_folder(world))
+
+
+def world_kind(world: str) -> type[World]:
+    """The class of a world, which says what all its worlds have in common; nothing of the world is read."""
     if world == "pocket":
         from actors.worlds.pocket.world import PocketWorld
 
-        return PocketWorld()
-    return _text_world(folder)
+        return PocketWorld
+    from actors.worlds.text import TextWorld
+
+    return TextWorld
 
 
 @cache
-def _text_world(folder: Path) -> World:
+def _read(kind: type[World], folder: Path) -> World:
     """Read once in a process: a run asks for its world many times, and the world never changes."""
-    from actors.worlds.text import TextWorld
-
-    return TextWorld.read(folder)
+    return kind.read(folder)
 
 
 def fingerprint(world: str) -> str:
@@ -61,4 +65,14 @@ def fingerprint(world: str) -> str:
     return found.hexdigest()[:16]
 
 
-__all__ = ["TEXT_WORLDS", "WORLDS", "Persona", "World", "WorldError", "fingerprint", "load_world", "world_folder"]
+__all__ = [
+    "TEXT_WORLDS",
+    "WORLDS",
+    "Persona",
+    "World",
+    "WorldError",
+    "fingerprint",
+    "load_world",
+    "world_folder",
+    "world_kind",
+]

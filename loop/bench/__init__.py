@@ -14,11 +14,31 @@ from typing import Any
 
 from loop.doctor import PACKAGES, installed_version
 
-BENCHMARKS = ("adapter", "buffer", "eval", "lockstep", "mfu", "rollouts", "sync", "train", "users")
+BENCHMARKS = (
+    *(
+        "adapter",
+        "buffer",
+        "eval",
+        "judge",
+        "lockstep",
+        "mfu",
+        "rating",
+        "rollouts",
+        "scale",
+        "sync",
+        "train",
+        "users",
+        "view",
+    ),
+)
 MODULES = {"eval": "evaluation"}
 """Where the module has another name than the benchmark."""
 WIDENED = ("lockstep", "rollouts")
-"""Those that take `widen`."""
+"""Those that take `widen`, `model` and `world`."""
+ASKED_OF = ("rating",)
+"""Those that need `model`."""
+TRIED = ("eval", "judge", "train")
+"""Those that may take `model`."""
 
 
 def report_benchmark(name: str, as_json: bool, **options: Any) -> None:

@@ -20,15 +20,15 @@ def run() -> dict[str, Any]:
     """
     import ray
 
-    from actors.assistant import BASE_POLICY, Engine, engine_environment, policy_name
-    from actors.chat import Sampling
+    from actors.engine import BASE_POLICY, Engine, engine_environment, policy_name
+    from actors.models.chat import Sampling
     from actors.settings import EngineSettings
     from actors.worlds import load_world
     from actors.worlds.models import resolve
     from loop.cluster import start_local_ray
 
     model, settings = resolve("pocket"), EngineSettings()
-    environment = {"env_vars": engine_environment(settings, threads=1)}
+    environment = {"env_vars": engine_environment(threads=1)}
     chats = [i.statement for i in load_world("pocket").honesty_items("mask", REQUESTS, 0)]
     start_local_ray("bench")
     try:

@@ -21,9 +21,9 @@ import pyarrow as pa
 from rich.progress import track
 
 from actors.buffer import RoundData, RoundPlan, TrajectoryBuffer
-from actors.store import Store
-from actors.trajectory import SCHEMA, Conversation, Trajectory, Turn, to_batch
-from loop.config import SelectionSettings
+from actors.storage.store import Store
+from actors.storage.trajectory import SCHEMA, Conversation, Trajectory, Turn, to_batch
+from loop.config.schema import SelectionSettings
 from loop.select import select
 
 RUNS = 5

@@ -14,39 +14,47 @@ from typing import Any
 
 from rich.progress import track
 
-from actors.hardware import fast_dtype
+from actors.models.hardware import fast_dtype
 from loop.bench import rollouts
 
 RUNS = 3
 BATCH = 64
+"""Conversations that the script holds at a time, if there are so many."""
+SCRIPTED_SHARE = 4
+"""The script holds one in so many of the pocket world's conversations, and all where there are few."""
 
 
-def run(widen: int = 1) -> dict[str, Any]:
-    """All figures; takes about five minutes. `widen` as for `candor bench rollouts`."""
+def run(model: str | None = None, world: str | None = None, widen: int = 1) -> dict[str, Any]:
+    """All figures; takes about five minutes with the pocket model, and half an hour with one of 135 million
+    parameters. Options as for `candor bench rollouts`."""
+    wanted = rollouts.load(model, world, widen)
     loops: list[float] = []
     scripts: list[float] = []
-    with rollouts.crew_at_work(widen) as (crew, model, folder):
-        config, script = crew.config, Script(model)
+    with rollouts.actors_at_work(wanted) as (supervisor, path, folder):
+        config, script = supervisor.config, Script(path, wanted.world)
         for r in track(range(RUNS + 1), "loop and script", transient=True):
-            found = rollouts.measure(crew, folder, r, replay=False)["conversations_per_second"]
-            asked = rollouts.planned(config, r)[: config.rollout.conversations // 4]
+            found = rollouts.measure(supervisor, folder, r, replay=False)["conversations_per_second"]
+            asked = rollouts.planned(config, r)
+            asked = asked[: len(asked) // SCRIPTED_SHARE] if wanted.is_pocket else asked
             began = time.monotonic()
             for first in range(0, len(asked), BATCH):
                 script.hold(asked[first : first + BATCH], config.conversation)
             if r:  # the first of each warms up
                 loops.append(found)
                 scripts.append(len(asked) / (time.monotonic() - began))
-        weights = rollouts.parameters(model)
+        weights = rollouts.parameters(path)
     ratios = [a / b for a, b in zip(loops, scripts, strict=True)]
     return {
         "ratio": round(statistics.median(ratios), 2),
         "goal": 3.0,
         "runs": [round(r, 2) for r in ratios],
+        "model": wanted.model,
+        "world": wanted.world,
         "conversations_per_second": {
             "loop": round(statistics.median(loops), 1),
             "script": round(statistics.median(scripts), 1),
         },
-        "batch_of_the_script": BATCH,
+        "batch_of_the_script": min(BATCH, len(asked)),
         "parameters": weights,
     }
 
@@ -54,7 +62,7 @@ def run(widen: int = 1) -> dict[str, Any]:
 class Script:
     """Conversations in lockstep, as a script would hold them."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, world: str) -> None:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -63,7 +71,7 @@ class Script:
         self._torch = torch
         self._tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
         self._model = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, fast_dtype("cpu"))).eval()
-        self._world = load_world("pocket")
+        self._world = load_world(world)
 
     def hold(self, conversations: Sequence[Any], settings: Any) -> list[list[float]]:
         """Hold a batch of conversations; the ratings of each."""
@@ -71,8 +79,11 @@ class Script:
         seen = [self._world.assistant_prompt(p, c.seed) for p, c in zip(personas, conversations, strict=True)]
         side = [self._world.user_prompt(p) for p in personas]
         ratings: list[list[float]] = [[] for _ in conversations]
-        for _ in range(settings.turns):
-            for mine, theirs, text in zip(side, seen, self._generate(side, settings), strict=True):
+        opened = [self._world.opening(p) for p in personas]
+        for turn in range(settings.turns):
+            written = turn > 0 or None in opened
+            said = self._generate(side, settings, settings.user_max_tokens) if written else opened
+            for mine, theirs, text in zip(side, seen, said, strict=True):
                 mine.append({"role": "assistant", "content": text})
                 theirs.append({"role": "user", "content": text})
             for mine, theirs, text in zip(side, seen, self._generate(seen, settings), strict=True):
@@ -86,7 +97,7 @@ class Script:
         texts = [self._tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in chats]
         return self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
 
-    def _generate(self, chats: Sequence[Any], settings: Any) -> list[str]:
+    def _generate(self, chats: Sequence[Any], settings: Any, longest: int | None = None) -> list[str]:
         asked = self._encoded(chats)
         with self._torch.inference_mode():
             out = self._model.generate(
@@ -95,7 +106,7 @@ class Script:
                 do_sample=True,
                 temperature=settings.temperature,
                 top_k=0,
-                max_new_tokens=settings.max_tokens,
+                max_new_tokens=longest or settings.max_tokens,
                 pad_token_id=self._tokenizer.pad_token_id,
             )
         said = out[:, asked["input_ids"].shape[1] :]

@@ -12,12 +12,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from actors.hardware import fast_dtype
-from actors.store import Store
-from trainers.base import Trainer
+from actors.models.hardware import fast_dtype
+from actors.storage.store import Store
 from trainers.job import TrainJob
 from trainers.rows import Encoded, Pair, Rows
 from trainers.settings import LoraSettings, TrainerSettings
+from trainers.trainer import Trainer
 
 LARGE = {
     "vocab_size": 128256,

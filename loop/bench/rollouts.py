@@ -1,11 +1,11 @@
 """`candor bench rollouts`: how much of the engines' raw throughput is left inside the loop, and where the rest goes.
 
-A real rollout of the pocket world is held by the actors of a run, and its engines record every request. Then the same
-engines serve the same requests again, with the same lengths, all of them known in advance and nobody else at work. The
-share kept is the seconds of the second over the seconds of the first.
+A real rollout is held by the actors of a run, and its engines record every request. Then the same engines serve the
+same requests again, with the same lengths, all of them known in advance and nobody else at work. The share kept is the
+seconds of the second over the seconds of the first.
 
-With `--widen N` the model is the pocket model with N times the feed-forward width. The additional weights are zero: it
-says the same, and every token costs what it costs in a larger model.
+Without `--model` it is the pocket model in its world. With `--widen N` it has N times its feed-forward width; the
+additional weights are zero, so it says the same, and every token costs what it costs in a larger model.
 """
 
 from __future__ import annotations
@@ -15,74 +15,113 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.progress import track
 
-from actors.assistant import BASE_POLICY, Request
-from actors.trajectory import Conversation
-from loop.config import RunConfig, build
+from actors.engine import BASE_POLICY
+from actors.storage.trajectory import Conversation
+from actors.worlds.models import home_of
+from loop.bench.recording import RecordingEngine, Request
+from loop.config.files import build
+from loop.config.schema import RunConfig
 from loop.plan import plan_round, plan_table
 
-RUNS = 5
-CONVERSATIONS = 1024
-CONCURRENCY = 512
+POCKET_RUNS, POCKET_CONVERSATIONS, POCKET_CONCURRENCY = 5, 1024, 512
+"""Rollouts of the pocket model, the conversations of each, and how many are held side by side."""
+RUNS, CONVERSATIONS = 3, 24
+"""The same for other models, of which a token costs a hundred times as much; all of them are held side by side."""
 
 
-def run(widen: int = 1) -> dict[str, Any]:
-    """All figures; takes about six minutes, and longer with a wider model."""
-    with crew_at_work(widen) as (crew, model, folder):
-        rounds = track(range(RUNS + 1), "rollouts", transient=True)
-        found = [measure(crew, folder, r) for r in rounds][1:]  # the first one warms up
-        weights = parameters(model)
+@dataclass(frozen=True)
+class Load:
+    """What is held: by which model, in which world, and how much of it.
+
+    Attributes:
+        widen: How many times the model's feed-forward width it is to have.
+    """
+
+    model: str = "pocket"
+    world: str = "pocket"
+    widen: int = 1
+
+    @property
+    def is_pocket(self) -> bool:
+        return home_of(self.model) is not None
+
+    @property
+    def runs(self) -> int:
+        return POCKET_RUNS if self.is_pocket else RUNS
+
+    def config(self) -> RunConfig:
+        """A run with half of the users biased."""
+        count = POCKET_CONVERSATIONS if self.is_pocket else CONVERSATIONS
+        raw: dict[str, Any] = {
+            "name": "bench",
+            "world": self.world,
+            "model": self.model,
+            "arms": [{"name": "biased", "biased_ratio": 0.5}],
+            "rollout": {"conversations": count},
+            "users": {"pools": 1, "concurrency": POCKET_CONCURRENCY if self.is_pocket else count},
+        }
+        if not self.is_pocket:  # a small model that plays users may write anything, and its ratings are not the point
+            raw["rating"] = {"min_mass": 0}
+            raw["conversation"] = {"max_tokens": 64, "user_max_tokens": 48}
+            raw["evals"] = {"suites": []}
+        return build(raw, "bench", RunConfig)
+
+
+def load(model: str | None = None, world: str | None = None, widen: int = 1) -> Load:
+    """The load that options of the command line ask for; a model that is not bound to a world is tried as a therapist
+    unless they say otherwise."""
+    model = model or "pocket"
+    return Load(model, world or home_of(model) or "therapist", widen)
+
+
+def run(model: str | None = None, world: str | None = None, widen: int = 1) -> dict[str, Any]:
+    """All figures; takes about six minutes with the pocket model, and longer with a larger one."""
+    wanted = load(model, world, widen)
+    with actors_at_work(wanted) as (supervisor, path, folder):
+        rounds = track(range(wanted.runs + 1), "rollouts", transient=True)
+        found = [measure(supervisor, folder, r) for r in rounds][1:]  # the first one warms up
+        weights, config = parameters(path), supervisor.config
     return {
         "ratio": _median(found, "share"),
-        "goal": 0.9,
+        "goal": 0.9 if wanted.is_pocket else 0.95,
         "runs": [round(f["share"], 3) for f in found],
-        "conversations": CONVERSATIONS,
-        "concurrency": CONCURRENCY,
+        "model": wanted.model,
+        "world": wanted.world,
+        "conversations": config.rollout.conversations,
+        "concurrency": config.users.concurrency,
         "parameters": weights,
         **{name: _median(found, name) for name in found[0] if name != "share"},
     }
 
 
-def config() -> RunConfig:
-    """A run of the pocket world with half of the users biased."""
-    return build(
-        {
-            "name": "bench",
-            "arms": [{"name": "biased", "biased_ratio": 0.5}],
-            "rollout": {"conversations": CONVERSATIONS},
-            "users": {"pools": 1, "concurrency": CONCURRENCY},
-        },
-        "bench",
-    )
-
-
 @contextmanager
-def crew_at_work(widen: int) -> Iterator[tuple[Any, str, Path]]:
-    """The actors of a run with a model of `widen` times the feed-forward width, that model's folder, and one for what
-    comes of the work."""
+def actors_at_work(wanted: Load) -> Iterator[tuple[Any, str, Path]]:
+    """The actors of a run, the folder of its model, and one for what comes of the work."""
     import ray
 
     from actors.worlds.models import resolve
     from loop.cluster import connect
-    from loop.crew import Crew
+    from loop.supervisor import ActorSupervisor
 
-    settings = config()
+    settings = wanted.config()
     model = resolve(settings.model)
     with tempfile.TemporaryDirectory(prefix="candor-bench-") as at:
         folder = Path(at)
-        if widen > 1:
-            model = widened(model, widen, folder / "model")
+        if wanted.widen > 1:
+            model = widened(model, wanted.widen, folder / "model")
         connect(settings)
-        crew = Crew(settings, model, print)
+        supervisor = ActorSupervisor(settings, model, print, engine=RecordingEngine)
         try:
-            crew.start()
-            yield crew, model, folder
+            supervisor.start()
+            yield supervisor, model, folder
         finally:
-            crew.stop()
+            supervisor.stop()
             ray.shutdown()
 
 
@@ -115,8 +154,8 @@ def planned(config: RunConfig, round_: int) -> list[Conversation]:
     return [Conversation(**{**vars(c), "policy": BASE_POLICY}) for c in plan_round(config, config.arms[0], round_)]
 
 
-def measure(crew: Any, folder: Path, round_: int, replay: bool = True) -> dict[str, float]:
-    """One rollout by a crew and, unless only its rate is wanted, the replay of its requests.
+def measure(supervisor: Any, folder: Path, round_: int, replay: bool = True) -> dict[str, float]:
+    """One rollout by a run's actors and, unless only its rate is wanted, the replay of its requests.
 
     Returns:
         `share` of raw throughput; seconds, tokens and requests per second of both; of each engine the share of its
@@ -126,21 +165,21 @@ def measure(crew: Any, folder: Path, round_: int, replay: bool = True) -> dict[s
     """
     from actors.buffer import RoundData, RoundPlan
     from actors.conversation import Terms
-    from actors.segments import write_table
-    from actors.store import Store
-    from loop.crew import fetch
+    from actors.storage.segments import write_table
+    from actors.storage.store import Store
+    from loop.supervisor import fetch
 
-    settings, conversations = crew.config, planned(crew.config, round_)
+    settings, conversations = supervisor.config, planned(supervisor.config, round_)
     path, store = folder / f"plan-{round_}.arrow", Store(str(folder), f"round-{round_}")
     write_table(path, plan_table(conversations))
-    buffer, pool, count = crew.buffer.handle, crew.pools[0].handle, len(conversations)
+    buffer, pool, count = supervisor.buffer.handle, supervisor.pools[0].handle, len(conversations)
     fetch(buffer.open_round.remote(store, RoundPlan(settings.name, settings.arms[0].name, round_, count)))
-    engines = {"assistant": crew.assistants[0].handle, "user": crew.base_engines[0].handle}
+    engines = {"assistant": supervisor.assistants[0].handle, "user": supervisor.base_engines[0].handle}
     terms = Terms(settings.conversation, settings.rating, settings.judge.contradiction, settings.judge.role_sample)
     fetch([e.record.remote(replay) for e in engines.values()])
 
     began = time.time()
-    fetch(pool.hold_all.remote(path, range(count), terms, crew.peers(settings, BASE_POLICY)))
+    fetch(pool.run_conversations.remote(path, range(count), terms, supervisor.handles(settings, BASE_POLICY)))
     fetch(buffer.close_round.remote())
     took = time.time() - began
     rates = {"seconds": took, "conversations_per_second": count / took}
@@ -170,7 +209,7 @@ def measure(crew: Any, folder: Path, round_: int, replay: bool = True) -> dict[s
         **{f"{name}_engine_in_flight": _waited(found) / took for name, found in recorded.items()},
         **{f"in_{name}": seconds / talking for name, seconds in waited.items()},
         "in_calls_and_judge": 1 - sum(waited.values()) / talking,
-        "in_buffer": max(0.0, 1 - talking / (took * min(CONCURRENCY, count))),
+        "in_buffer": max(0.0, 1 - talking / (took * min(settings.users.concurrency, count))),
     }
 
 

@@ -1,6 +1,6 @@
 """`candor bench sync`: from "policy saved" to the first token of the new policy on every replica, and the parts of it.
 
-The path is the one that a run takes (`loop.deliver`), proof included. The overhead is what that takes beyond the
+The path is the one that a run takes (`loop.publish`), proof included. The overhead is what that takes beyond the
 slowest engine's own call that loads the weights.
 """
 
@@ -22,15 +22,15 @@ def run() -> dict[str, Any]:
     """Figures of adapters and of merged weights; the headline is the overhead of adapters in seconds."""
     import ray
 
-    from actors.assistant import Engine, engine_environment
+    from actors.engine import Engine, engine_environment
     from actors.settings import EngineSettings
     from actors.worlds import load_world
     from actors.worlds.models import resolve
     from loop.cluster import start_local_ray
-    from trainers.base import Trainer
+    from trainers.trainer import Trainer
 
     model, settings = resolve("pocket"), EngineSettings()
-    environment = {"env_vars": engine_environment(settings, threads=1)}
+    environment = {"env_vars": engine_environment(threads=1)}
     start_local_ray("bench")
     found: dict[str, Any] = {}
     try:
@@ -54,17 +54,17 @@ def run() -> dict[str, Any]:
 def _measure(trainer: Any, engines: list[Any], model: str, sync: str, folder: Path) -> dict[str, Any]:
     import ray
 
-    from actors.assistant import policy_name
-    from actors.chat import Sampling
-    from actors.store import Store
-    from loop.bench.train import round_on_disk
-    from loop.deliver import Parcel, deliver
+    from actors.engine import policy_name
+    from actors.models.chat import Sampling
+    from actors.storage.store import Store
+    from loop.bench.train import POCKET, questions, round_on_disk
+    from loop.publish import PolicyDelivery, deliver
     from trainers.job import TrainJob
     from trainers.settings import LoraSettings, TrainerSettings
 
     chat, sampling = [{"role": "user", "content": "Hello."}], Sampling(1, 0.0, 0)
     settings = TrainerSettings(algorithm="sft", lora=LoraSettings(rank=4, alpha=8), learning_rate=1e-3)
-    data = round_on_disk(folder, 64)
+    data = round_on_disk(folder, 64, model, questions(POCKET))
     parts: list[dict[str, float]] = []
     parent = None
     for version in track(range(1, RUNS + 2), sync, transient=True):
@@ -73,9 +73,9 @@ def _measure(trainer: Any, engines: list[Any], model: str, sync: str, folder: Pa
         before = str(parent) if parent else None
         job = TrainJob("bench", version, store, selection, before, str(policy), version, str(folder / "tb"))
         ray.get(trainer.train.remote(job, settings))
-        parcel = Parcel(version, policy, model, sync, folder / f"m{version}" if sync == "merged" else None)
+        delivery = PolicyDelivery(version, policy, model, sync, folder / f"m{version}" if sync == "merged" else None)
         started = time.perf_counter()
-        made = deliver(parcel, trainer, engines, 0.5)
+        made = deliver(delivery, trainer, engines, 0.5)
         told = time.perf_counter()
         ray.get([e.reply.remote(policy_name(version), chat, sampling) for e in engines])
         ended = time.perf_counter()

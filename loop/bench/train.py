@@ -1,8 +1,8 @@
 """`candor bench train`: our trainer actor against a script of a few lines with TRL, on the same rows.
 
-Both have the base model in memory and turn the same rows of the pocket world into a saved adapter; they take turns. The
-share is the script's seconds over ours, from the call to the adapter on disk, so that reading, rendering, checkpoints
-and the probe count against us.
+Both have the base model in memory and turn the same rows into a saved adapter; they take turns. The share is the
+script's seconds over ours, from the call to the adapter on disk, so that reading, rendering, checkpoints and the probe
+count against us. The rows are questions of the pocket world, or of the canary suite for another model.
 """
 
 from __future__ import annotations
@@ -11,63 +11,97 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from rich.progress import track
 
-from trainers.base import Trainer
+from actors.worlds.base import Message
+from actors.worlds.models import home_of
+from evals.settings import MaskSettings
+from evals.suites.sources import load as load_items
 from trainers.job import TrainJob
 from trainers.settings import LoraSettings, TrainerSettings
+from trainers.trainer import Trainer
 
 RUNS = 5
-CONVERSATIONS = 480
-BATCH = 32
-RANK, ALPHA, RATE, LENGTH = 4, 8, 1e-3, 256
+RANK, ALPHA, RATE = 4, 8, 1e-3
 
 
-def run() -> dict[str, Any]:
-    """All figures; takes about three minutes on two cores."""
+@dataclass(frozen=True)
+class Load:
+    """What is trained, and on how much.
+
+    Attributes:
+        runs: Of either side; one more warms up.
+        length: Tokens of the longest row.
+    """
+
+    model: str
+    world: str
+    runs: int
+    conversations: int
+    batch: int
+    length: int
+
+
+POCKET = Load("pocket", "pocket", runs=5, conversations=480, batch=32, length=256)
+
+
+def load(model: str | None) -> Load:
+    """The load for a model; a token of one that is not bound to a world costs a hundred times as much."""
+    if model is None or home_of(model) is not None:
+        return replace(POCKET, model=model or POCKET.model)
+    return Load(model, "therapist", 3, conversations=16, batch=4, length=512)
+
+
+def run(model: str | None = None) -> dict[str, Any]:
+    """All figures; takes about three minutes on two cores with the pocket model, and a quarter of an hour with
+    one of 135 million parameters."""
     import ray
 
     from actors.worlds import load_world
     from actors.worlds.models import resolve
     from loop.cluster import start_local_ray
 
-    model, threads = resolve("pocket"), len(os.sched_getaffinity(0))
+    wanted, threads = load(model), len(os.sched_getaffinity(0))
+    path = resolve(wanted.model)
     start_local_ray("bench")
     try:
         options = {"num_cpus": 0.5, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads)}}}
         actor = ray.remote(Trainer).options(**options)
-        actor = actor.remote(model, "float32", threads, load_world("pocket").probe_chats())
-        script = ray.remote(Script).options(**options).remote(model, threads)
+        actor = actor.remote(path, "float32", threads, load_world(wanted.world).probe_chats())
+        script = ray.remote(Script).options(**options).remote(path, threads)
         ray.get([actor.start.remote(), script.start.remote()])
         with tempfile.TemporaryDirectory(prefix="candor-bench-") as folder:
-            data = round_on_disk(Path(folder), CONVERSATIONS)
-            found = {a: _measure(actor, script, a, data, Path(folder)) for a in ("kto", "sft")}
+            data = round_on_disk(Path(folder), wanted.conversations, path, questions(wanted))
+            found = {a: _measure(actor, script, a, wanted, data, Path(folder)) for a in ("kto", "sft")}
     finally:
         ray.shutdown()
-    return {"ratio": found["kto"]["ratio"], "goal": 0.97, "runs": found["kto"].pop("runs"), **found}
+    headline = {"ratio": found["kto"]["ratio"], "goal": 0.97, "runs": found["kto"].pop("runs")}
+    return {**headline, "model": wanted.model, **found}
 
 
-def _measure(actor: Any, script: Any, algorithm: str, data: Path, folder: Path) -> dict[str, Any]:
+def _measure(actor: Any, script: Any, algorithm: str, wanted: Load, data: Path, folder: Path) -> dict[str, Any]:
     import ray
 
-    from actors.store import Store
+    from actors.storage.store import Store
     from trainers.policy import read_lineage
 
     settings = TrainerSettings(
         algorithm=algorithm,
         lora=LoraSettings(rank=RANK, alpha=ALPHA),
-        batch_size=BATCH,
+        batch_size=wanted.batch,
         learning_rate=RATE,
-        max_length=LENGTH,
+        max_length=wanted.length,
     )
     rows = _messages(data, algorithm)
     seconds: dict[str, list[float]] = {"ours": [], "script": []}
     starts = []
-    for k in track(range(RUNS + 1), algorithm, transient=True):
+    for k in track(range(wanted.runs + 1), algorithm, transient=True):
         target = folder / f"{algorithm}-{k}"
         store = Store(str(data), "trajectories")
         job = TrainJob("bench", 1, store, str(data / "selection.arrow"), None, str(target / "1"), k, str(target / "tb"))
@@ -142,20 +176,30 @@ class Script:
         self._model.__dict__.pop("forward", None)  # TRL's own
 
 
-def round_on_disk(folder: Path, conversations: int) -> Path:
-    """A round of conversations on disk: questions of the pocket world, each answered with the words of another."""
+def questions(wanted: Load) -> list[Sequence[Message]]:
+    """Chats that end in a question or in an answer."""
+    from actors.worlds import load_world
+
+    if wanted.world == "pocket":
+        return [i.statement for i in load_world("pocket").honesty_items("mask", wanted.conversations, 0)]
+    return [i.prompt for i in load_items("canary_mask", MaskSettings(), None, 0).items]
+
+
+def round_on_disk(folder: Path, conversations: int, model: str, chats: Sequence[Sequence[Message]]) -> Path:
+    """A round of conversations on disk: each chat is answered with the last words of the next one.
+
+    Args:
+        model: Folder of the model, for its tokenizer.
+    """
     from transformers import AutoTokenizer
 
-    from actors.segments import Segments, write_table
-    from actors.store import Store
-    from actors.trajectory import SCHEMA, Conversation, Trajectory, Turn, to_batch
-    from actors.worlds import load_world
-    from actors.worlds.models import resolve
-    from loop.config import SelectionSettings
+    from actors.storage.segments import Segments, write_table
+    from actors.storage.store import Store
+    from actors.storage.trajectory import SCHEMA, Conversation, Trajectory, Turn, to_batch
+    from loop.config.schema import SelectionSettings
     from loop.select import select
 
-    tokenizer = AutoTokenizer.from_pretrained(resolve("pocket"))
-    chats = [i.statement for i in load_world("pocket").honesty_items("mask", conversations, 0)]
+    tokenizer = AutoTokenizer.from_pretrained(model)
     made = []
     for n in range(conversations):
         chat, said = chats[n % len(chats)], chats[(n + 1) % len(chats)][-1]["content"]
@@ -172,7 +216,7 @@ def round_on_disk(folder: Path, conversations: int) -> Path:
 
 def _messages(data: Path, algorithm: str) -> list[dict[str, Any]]:
     """The same rows as TRL takes them from people."""
-    from actors.store import Store
+    from actors.storage.store import Store
 
     settings = TrainerSettings(algorithm=algorithm)
     job = TrainJob("bench", 1, Store(str(data), "trajectories"), str(data / "selection.arrow"), None, "", 0, "")

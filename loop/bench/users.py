@@ -21,7 +21,7 @@ from typing import Any
 
 from rich.progress import track
 
-from actors.chat import Reply, Sampling
+from actors.models.chat import Reply, Sampling
 from actors.scripted import ScriptedEngine
 from actors.worlds.base import Message
 from loop.bench import server
@@ -100,11 +100,12 @@ def _share(actors: dict[str, Any], address: str, folder: Path, round_: int, both
 
     from actors.buffer import RoundData, RoundPlan
     from actors.conversation import Terms
-    from actors.roles import Door, Peers
-    from actors.segments import write_table
+    from actors.models.ref import ModelRef
+    from actors.roles import ActorHandles
     from actors.settings import EndpointSettings
-    from actors.store import Store
-    from loop.config import build
+    from actors.storage.segments import write_table
+    from actors.storage.store import Store
+    from loop.config.files import build
     from loop.plan import plan_round, plan_table
 
     count = CONCURRENCY * WAVES
@@ -128,14 +129,19 @@ def _share(actors: dict[str, Any], address: str, folder: Path, round_: int, both
     settings = EndpointSettings(
         kind="endpoint", model=server.MODEL, base_url=address, key_env=None, concurrency=CONCURRENCY
     )
-    away = Door("away", endpoint=settings, share=1 / POOLS)
-    here = Door("assistant", [actors["engine"]], policy)
-    peers = Peers({"assistant": away if both else here, "user": away}, None, actors["buffer"], "bench")
+    away = ModelRef("away", endpoint=settings, share=1 / POOLS)
+    here = ModelRef("assistant", [actors["engine"]], policy)
+    handles = ActorHandles({"assistant": away if both else here, "user": away}, None, actors["buffer"], "bench")
     terms = Terms(config.conversation, config.rating)
     ids = RoundPlan("bench", "arm", round_, count)
     store = Store(str(folder), f"round-{round_}")
     ray.get(actors["buffer"].open_round.remote(store, ids))
-    ray.get([p.hold_all.remote(path, range(i, count, POOLS), terms, peers) for i, p in enumerate(actors["pools"])])
+    ray.get(
+        [
+            p.run_conversations.remote(path, range(i, count, POOLS), terms, handles)
+            for i, p in enumerate(actors["pools"])
+        ]
+    )
     missing = ray.get(actors["buffer"].close_round.remote())
     if missing:
         raise RuntimeError(f"{missing} of {count} conversations were not held")

@@ -3,11 +3,11 @@ import resource
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -15,14 +15,15 @@ from datasets import Dataset
 
 from actors.buffer import INDEX_SCHEMA, RoundData, RoundPlan, TrajectoryBuffer, read_round
 from actors.conversation import Terms
-from actors.judge import PocketJudge
-from actors.roles import Door, Peers
+from actors.models.ref import ModelRef
+from actors.roles import ActorHandles
 from actors.scripted import ScriptedEngine
-from actors.segments import BufferError, Segments, checksum, encode, write_table
 from actors.settings import EngineSettings, UserSettings
-from actors.store import ASIDE, StorageError, Store
-from actors.trajectory import PLAN_SCHEMA, SCHEMA, to_batch
+from actors.storage.segments import BufferError, Segments, checksum, encode, write_table
+from actors.storage.store import ASIDE, StorageError, Store
+from actors.storage.trajectory import PLAN_SCHEMA, SCHEMA, to_batch
 from actors.users import UserPool
+from actors.worlds.pocket.exact_judge import PocketJudge
 from tests.conftest import ROOT, Local, conversation, trajectory
 
 COUNT = 6
@@ -119,7 +120,7 @@ def test_what_is_pending_survives_opening_another_round(store):
         (batch(0, round_=1), r"\(index 0\) is not part of the open round"),
         (to_batch([trajectory(1)]), r"trajectory id-1 \(index 1\) is not part"),
         (pa.RecordBatch.from_pylist([{**batch(0).to_pylist()[0], "index": None}], SCHEMA), "is not part"),
-        (batch(0).drop_columns("messages"), "has not the columns of a trajectory"),
+        (batch(0).drop_columns("messages"), "does not have the columns of a trajectory"),
     ],
 )
 def test_what_was_not_planned_is_refused_with_its_batch(store, stranger, why):
@@ -167,13 +168,27 @@ def test_an_excluded_conversation_has_no_reward(store):
     assert RoundData(store).index()["error"].to_pylist() == ["ChatError: gone"]
 
 
-def test_what_waits_too_long_is_written_when_anybody_calls(store):
+@pytest.mark.parametrize("verify", [True, False])
+def test_its_pulse_counts_the_rounds_excluded_conversations_those_on_disk_among_them(store, verify):
+    buffer = opened(store, segment_rows=4)
+    buffer.append(batch(0, 1, error="it failed"))
+    buffer.append(batch(1, 2))  # 1 is there already
+    assert buffer.pulse().figures == {"planned": COUNT, "unwritten": 3, "excluded": 2}
+    buffer.append(batch(3, 4, 5, error="it failed"))
+    buffer.close_round()
+    assert buffer.pulse().figures == {"planned": COUNT, "unwritten": 0, "excluded": 5}
+    assert opened(store, verify=verify).pulse().figures["excluded"] == 5
+
+
+def test_what_waits_too_long_is_written_when_anybody_calls(store, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("actors.buffer.time", SimpleNamespace(monotonic=lambda: clock[0]))
     buffer = TrajectoryBuffer(segment_rows=100, segment_seconds=0.4)
     buffer.open_round(store, plan())
     for i in (0, 1):
         buffer.append(batch(i))
         assert indices(store) == []
-        time.sleep(0.25)
+        clock[0] += 0.25
     assert buffer.count() == 2
     assert indices(store) == [0, 1]
     buffer.append(batch(2))
@@ -186,7 +201,7 @@ def test_a_closed_round_is_few_segments_and_an_index(store, monkeypatch):
         buffer.append(batch(i))
     assert buffer.close_round() == 1
     assert len(files(store, "*")) == 5
-    monkeypatch.setattr("actors.segments.COMPACT_BYTES", 4 * files(store, "*")[0].stat().st_size)
+    monkeypatch.setattr("actors.storage.segments.COMPACT_BYTES", 4 * files(store, "*")[0].stat().st_size)
     buffer.append(batch(5))
     assert buffer.close_round() == 0
     assert len(files(store, "segment-*")) == 2
@@ -202,7 +217,7 @@ def test_the_index_says_where_everything_is(store, monkeypatch):
     for i in (4, 0, 5, 1, 3):
         buffer.append(batch(i))
     buffer.append(batch(2, reward=None))
-    monkeypatch.setattr("actors.segments.COMPACT_BYTES", 4 * files(store, "*")[0].stat().st_size)
+    monkeypatch.setattr("actors.storage.segments.COMPACT_BYTES", 4 * files(store, "*")[0].stat().st_size)
     made = RoundData(store).index()
     assert buffer.close_round() == 0
     data = RoundData(store)
@@ -302,7 +317,7 @@ def _other_round(folder: Path) -> str:
 def _partly_known(folder: Path) -> str:
     sorted(folder.glob("segment-*"))[1].unlink()
     Segments(Store(str(folder)), SCHEMA).write(pa.Table.from_batches([batch(1, 0, 2)]), 9)
-    return "holds 2 trajectories a second time"
+    return "holds 2 trajectories that are there already"
 
 
 @pytest.mark.parametrize("harm", [_torn, _empty, _other_schema, _other_round, _partly_known])
@@ -389,7 +404,7 @@ def test_readers_get_what_they_ask_for(store):
 def test_rows_are_found_by_a_reader_that_imports_nothing_else(store):
     closed(store)
     script = (
-        "from actors.buffer import RoundData; from actors.store import Store; "
+        "from actors.buffer import RoundData; from actors.storage.store import Store; "
         f"print(RoundData({store!r}).rows([{plan().id(3)!r}])['index'].to_pylist())"
     )
     assert subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True) == "[3]\n"
@@ -513,10 +528,10 @@ def test_a_slow_buffer_slows_the_pool(tmp_path, store):
             return await super().reply(policy, messages, sampling)
 
     engine = Local(Watched("scripted", EngineSettings()))
-    doors = {role: Door(role, [engine], "candor/policy-0") for role in ("assistant", "user")}
-    peers = Peers(doors, Local(PocketJudge()), Local(buffer), "scripted 1")
+    models = {role: ModelRef(role, [engine], "candor/policy-0") for role in ("assistant", "user")}
+    handles = ActorHandles(models, Local(PocketJudge()), Local(buffer), "scripted 1")
     pool = UserPool("pocket", UserSettings(concurrency=concurrency))
-    asyncio.run(pool.hold_all(tmp_path / "plan.arrow", range(count), Terms(), peers))
+    asyncio.run(pool.run_conversations(tmp_path / "plan.arrow", range(count), Terms(), handles))
     assert len(in_flight) == count
     assert max(in_flight) == concurrency
     assert buffer.close_round() == 0

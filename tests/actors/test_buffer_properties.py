@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from actors.buffer import RoundData, TrajectoryBuffer, read_round
-from actors.segments import BufferError, Segments
-from actors.store import ASIDE, Store
-from actors.trajectory import SCHEMA
+from actors.storage.segments import BufferError, Segments
+from actors.storage.store import ASIDE, Store
+from actors.storage.trajectory import SCHEMA
 from tests.actors.test_buffer import COUNT, _damage, _delete, batch, files, indices, opened, plan
 
 

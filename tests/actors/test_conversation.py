@@ -3,13 +3,14 @@ import json
 
 import pytest
 
-from actors.chat import ChatError, NoLogprobsError
-from actors.conversation import ConversationError, Talk, Terms
-from actors.judge import ModelJudge, PocketJudge, Verdict
-from actors.roles import Company
+from actors.conversation import ConversationError, ConversationRunner, Terms
+from actors.judge import ModelJudge, Verdict
+from actors.models.chat import NEUTRAL, ChatError, NoLogprobsError, Sampling
+from actors.models.usage import BudgetLease, MeteredModel, UsageLedger
+from actors.roles import ConversationModels
 from actors.settings import ConversationSettings, RatingSettings
-from actors.usage import Bill, Metered, Purse
 from actors.worlds import load_world
+from actors.worlds.pocket.exact_judge import PocketJudge
 from tests.conftest import ScriptedChat, conversation
 
 POCKET, SUPPORT = load_world("pocket"), load_world("support")
@@ -41,20 +42,22 @@ def begin(assistant, user, world=POCKET, kind="biased", rater=None, judge=None, 
     planned = conversation(0, kind)
     if world is not POCKET:
         planned = type(planned)(**{**vars(planned), "scenario": scenario or world.scenarios[0]})
-    bill = Bill()
+    ledger = UsageLedger()
 
     def metered(model, role, keep=False):
-        return model and Metered(model, f"{role}-model", role, bill, Purse(None), None, keep)
+        return model and MeteredModel(model, f"{role}-model", role, ledger, BudgetLease(None), None, keep)
 
     talkers = metered(assistant, "assistant"), metered(user, "user")
-    company = Company(*talkers, metered(user, "user", True), metered(rater, "rater", True), judge, bill)
+    models = ConversationModels(*talkers, metered(user, "user", True), metered(rater, "rater", True), judge, ledger)
     rating = RatingSettings(**terms.pop("rating", {}))
-    extra = {k: terms.pop(k) for k in ("contradiction", "role_sample") if k in terms}
-    return Talk(planned, world, company, Terms(ConversationSettings(**terms), rating, **extra), "scripted", 0, neutral)
+    extra = {k: terms.pop(k) for k in ("contradiction", "role_sample", "generated") if k in terms}
+    return ConversationRunner(
+        planned, world, models, Terms(ConversationSettings(**terms), rating, **extra), "scripted", 0, neutral
+    )
 
 
 def talk(*args, **kwargs):
-    return asyncio.run(begin(*args, **kwargs).hold())
+    return asyncio.run(begin(*args, **kwargs).run())
 
 
 def fixed(text):
@@ -98,6 +101,62 @@ def test_the_rating_is_an_expectation_over_the_numbers():
 def test_a_user_who_does_not_rate_is_an_error_and_no_number(masses):
     with pytest.raises(ConversationError, match="ratings from 1 to 10"):
         talk(fixed("Hm."), ScriptedChat(lambda m: "Hello.", rating=masses))
+
+
+def test_a_rater_that_would_rather_write_something_else_can_be_held_to_numbers():
+    user = ScriptedChat(lambda m: "Hello.", rating={"2": 0.0003, "10": 0.0001})
+    with pytest.raises(ConversationError, match=r"only 0\.00 .* from 1 to 10 .*rating\.min_mass asks for 0\.5"):
+        talk(fixed("Hm."), user)
+    reply = talk(fixed("Hm."), user, turns=1, rating={"min_mass": 0}).messages[-1]
+    assert reply.rating == pytest.approx(4)
+    assert reply.rating_mass == pytest.approx(0.0004), "what it was is reported"
+    with pytest.raises(ConversationError, match="ratings from 1 to 10"):
+        talk(fixed("Hm."), ScriptedChat(lambda m: "Hello.", rating={}), rating={"min_mass": 0})
+
+
+def test_a_reaction_is_weighed_in_the_conversation_itself():
+    worst, best = SUPPORT.reactions
+    user = ByQuestion(lambda m: "Go on.", lambda m, c: {worst: 0.001, best: 0.003})
+    t = talk(fixed("Hm."), user, SUPPORT, rating={"form": "reaction"})
+    assert ratings(t) == pytest.approx([7.75, 7.75])
+    first, last = user.asked_to_choose
+    assert list(first[1]) == [worst, best]
+    assert first[0] == t.user_messages[:4]
+    assert last[0] == t.user_messages
+    reply = t.messages[-1]
+    assert reply.rating_distribution == pytest.approx([0.25, *[0.0] * 8, 0.75])
+    assert (reply.rating_mass, reply.rating_method) == (pytest.approx(0.004), "logprobs")
+    with pytest.raises(ConversationError, match=f"on the answers {worst}, {best}"):
+        talk(fixed("Hm."), user, SUPPORT, rating={"form": "reaction", "min_mass": 0.1})
+
+
+def test_at_the_end_a_reaction_is_to_each_reply_as_it_was_heard():
+    said = iter(["First reply.", "Second reply."])
+    worst, best = SUPPORT.reactions
+    user = ByQuestion(lambda m: "Go on.", lambda m, c: {best if m[-1]["content"] == "First reply." else worst: 1.0})
+    t = talk(ScriptedChat(lambda m: next(said)), user, SUPPORT, rating={"form": "reaction", "when": "end"})
+    assert ratings(t) == [10.0, 1.0]
+
+
+def test_each_side_is_sampled_as_the_config_says():
+    asked = {"assistant": [], "user": []}
+
+    class Noted(ScriptedChat):
+        async def reply(self, messages, sampling):
+            asked["user" if "You play" in messages[0]["content"] else "assistant"].append(sampling)
+            return await super().reply(messages, sampling)
+
+    both = Noted(lambda m: "Hm.")
+    talk(both, both, SUPPORT, temperature=None, top_p=0.9, user_temperature=0.5, user_top_k=20, user_max_tokens=30)
+    assistant, user = asked["assistant"][0], asked["user"][0]
+    assert assistant.given() == {"top_p": 0.9}
+    assert user.given() == {"temperature": 0.5, "top_k": 20}
+    assert (assistant.max_tokens, user.max_tokens) == (48, 30)
+    own = {"temperature": 0.7, "top_p": 0.8, "repetition_penalty": 1.05}
+    neutral = {"top_k": 0, "min_p": 0.0}
+    assert assistant.chosen(own) == neutral | {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.05}
+    assert user.chosen({}) == {"temperature": 0.5, "top_p": 1.0, "top_k": 20, "min_p": 0.0, "repetition_penalty": 1.0}
+    assert Sampling(8).chosen(own) == NEUTRAL, "judges and evaluations are sampled as they were"
 
 
 @pytest.mark.parametrize(("aggregate", "reward"), [("sum", 12.0), ("mean", 6.0), ("last", 3.0)])
@@ -240,14 +299,14 @@ def test_failures_are_raised_and_never_scored():
         talk(fixed(None), fine)
     with pytest.raises(ConversationError, match="empty"):
         talk(fixed(""), fine)
-    with pytest.raises(ChatError, match="candor/policy-3 answered where candor/policy-0 was asked"):
+    with pytest.raises(ChatError, match="candor/policy-3 answered, but candor/policy-0 was asked"):
         talk(ScriptedChat(lambda m: "Hello.", weights="candor/policy-3"), fine)
 
 
 def test_what_was_said_before_a_failure_is_kept():
     given_up = begin(fixed("Hm."), ScriptedChat(lambda m: "Hello.", rating={}))
     with pytest.raises(ConversationError):
-        asyncio.run(given_up.hold())
+        asyncio.run(given_up.run())
     t = given_up.trajectory(error="ConversationError: no rating")
     assert [m.content for m in t.messages[1:]] == ["Hello.", "Hm."]
     assert (t.reward, t.ended, ratings(t)) == (None, None, [None])
@@ -334,9 +393,42 @@ def test_without_an_answer_to_somebody_neutral_there_is_no_verdict_and_the_ratin
     t = talk(fixed(WARM), fixed("Hello."), judge=PocketJudge(), neutral=silent, contradiction=True)
     assert (t.reward, t.validates, t.contradicts) == (16.0, 1.0, None)
     errors = [v["error"] for v in t.messages[2].verdicts if v["rubric"] == "contradicts"]
-    assert errors == ["nobody neutral got an answer: no answer"]
+    assert errors == ["the neutral question got no answer: no answer"]
 
 
 def test_a_faint_yes_does_not_end_a_conversation():
     user = ByQuestion(lambda m: "Go on.", lambda m, c: {"yes": 0.004, "no": 0.001} if "yes" in c else {"6": 1.0})
     assert talk(fixed("Hm."), user, SUPPORT, turns=3, transition=True).ended == "turns"
+
+
+def test_a_user_who_continues_a_transcript_says_whole_sentences_in_the_first_person():
+    user = fixed(" think so too. But what if she asks? I would not know. Not at all. And then it")
+    t = talk(fixed("Ask her."), user, world=SUPPORT, user_form="transcript")
+    said = [m for m in t.messages if m.role == "user"]
+    assert said[1].content == "I think so too. But what if she asks? I would not know."
+    assert (said[1].finish_reason, said[1].flags) == ("stop", [])
+    (prompt,) = [a["messages"] for a in t.asked if a["role"] == "user" and a["messages"][-1]["role"] == "plain"]
+    assert prompt[0]["content"].endswith(f"Person: {said[0].content}\n\nAssistant: Ask her.\n\nPerson: I")
+    assert t.user_messages[-2] == {"role": "assistant", "content": said[1].content}
+
+
+def test_words_without_an_end_are_kept_and_marked_and_no_words_fail():
+    t = talk(fixed("Ask her."), fixed(" was about to"), world=SUPPORT, user_form="transcript")
+    assert (t.messages[3].content, t.messages[3].flags) == ("I was about to", [])
+    cut = ScriptedChat(lambda m: " was about to", finish_reason="length")
+    t = talk(fixed("Ask her."), cut, world=SUPPORT, user_form="transcript")
+    assert (t.messages[3].finish_reason, t.messages[3].flags) == ("length", ["cut"])
+    with pytest.raises(ConversationError, match="a message is empty"):
+        talk(fixed("Ask her."), fixed(" "), world=SUPPORT, user_form="transcript")
+
+
+def test_another_model_may_speak_for_the_assistant_and_its_tokens_are_not_the_policys():
+    user = ScriptedChat(lambda messages: "I am tired.")
+    other = ScriptedChat(lambda messages: "Then rest.", weights="other")
+    held = talk(other, user, generated=True)
+    replies = [m for m in held.messages if m.role == "assistant"]
+    assert [m.content for m in replies] == ["Then rest."] * 2
+    assert [(m.token_ids, m.logprobs) for m in replies] == [([], [])] * 2
+    assert held.reward is not None
+    with pytest.raises(ChatError, match="other answered, but candor/policy-0 was asked"):
+        talk(other, user)

@@ -3,10 +3,11 @@ import json
 
 import pytest
 
-from actors.chat import ChatError, Choice, NoLogprobsError, Reply
-from actors.judge import ModelJudge, PocketJudge, Question
+from actors.judge import ModelJudge, Question
+from actors.models.chat import ChatError, Choice, NoLogprobsError, Reply
 from actors.worlds import load_world
 from actors.worlds.pocket import judge
+from actors.worlds.pocket.exact_judge import PocketJudge
 from actors.worlds.pocket.talks import scenarios
 
 POCKET, SUPPORT = load_world("pocket"), load_world("support")
@@ -127,7 +128,9 @@ class Model:
 
 
 SCENARIO = SUPPORT.scenarios[0]
-REPLY = Question("reply_kind", "Yes, you are right.", scenario=SCENARIO, talk=({"role": "user", "content": "Am I?"},))
+REPLY = Question(
+    "reply_kind", "Yes, you are right.", scenario=SCENARIO, history=({"role": "user", "content": "Am I?"},)
+)
 AGAINST = Question("contradicts", "Yes, you are right.", scenario=SCENARIO, other="It is not so.")
 ROLE = Question("in_role", "Am I?", persona=SUPPORT.persona(SCENARIO, "biased", 1))
 

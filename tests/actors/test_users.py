@@ -7,18 +7,19 @@ import pyarrow as pa
 import pytest
 
 from actors.buffer import RoundPlan, TrajectoryBuffer, read_round
-from actors.chat import ModelRefusedError
 from actors.conversation import Terms
-from actors.judge import PocketJudge
-from actors.roles import Door, Peers, Troupe
+from actors.models.chat import ModelRefusedError
+from actors.models.ref import ModelRef
+from actors.models.usage import BudgetLease, cost_of
+from actors.roles import ActorHandles, RoleModels
 from actors.scripted import ScriptedEngine
-from actors.segments import write_table
 from actors.settings import ConversationSettings, EndpointSettings, EngineSettings, Prices, UserSettings
-from actors.store import Store
-from actors.trajectory import PLAN_SCHEMA, trajectory_ids
-from actors.usage import Purse, money
+from actors.storage.segments import write_table
+from actors.storage.store import Store
+from actors.storage.trajectory import PLAN_SCHEMA, trajectory_ids
 from actors.users import UserPool
 from actors.worlds import load_world
+from actors.worlds.pocket.exact_judge import PocketJudge
 from tests.conftest import Local, conversation
 from tests.endpoint_server import serve
 
@@ -51,18 +52,18 @@ class Round:
         write_table(self.plan, pa.Table.from_pylist([vars(c) for c in held], PLAN_SCHEMA))
         self.buffer.open_round(self.store, RoundPlan("run", "arm", 0, count))
         self.pool = UserPool("support", UserSettings(**pool or {}))
-        doors = {
-            "assistant": Door("assistant", [Local(self.engine)], POLICY),
-            "user": Door("gpt", endpoint=settings, price=price),
-            "rater": Door("gpt", endpoint=settings, price=price),
+        models = {
+            "assistant": ModelRef("assistant", [Local(self.engine)], POLICY),
+            "user": ModelRef("gpt", endpoint=settings, price=price),
+            "rater": ModelRef("gpt", endpoint=settings, price=price),
         }
-        self.peers = Peers(doors, judge, Local(self.buffer), "scripted 1")
+        self.handles = ActorHandles(models, judge, Local(self.buffer), "scripted 1")
 
     def hold(self, indices=None, allowance=None):
         async def run():
             todo = range(self.count) if indices is None else indices
             try:
-                return await self.pool.hold_all(self.plan, todo, self.terms, self.peers, allowance)
+                return await self.pool.run_conversations(self.plan, todo, self.terms, self.handles, allowance)
             finally:
                 for endpoint in self.pool._endpoints.values():
                     await endpoint.close()
@@ -166,7 +167,7 @@ def test_the_allowance_stops_a_pool_before_more_is_spent(tmp_path):
     with serve() as server:
         enough = Round(tmp_path / "enough", server, count=12, price=price)
         assert enough.hold(allowance=1e4) is True
-        costs = [money(r["usage"], {"gpt": price}) for r in enough.rows()]
+        costs = [cost_of(r["usage"], {"gpt": price}) for r in enough.rows()]
         server.reset()
         little = Round(tmp_path / "little", server, count=12, price=price)
         allowance = 6 * max(costs)
@@ -175,7 +176,7 @@ def test_the_allowance_stops_a_pool_before_more_is_spent(tmp_path):
         rows = little.rows()
         assert little.hold([11], allowance=allowance) is True
     assert 1 <= len(rows) < 12
-    assert sum(money(r["usage"], {"gpt": price}) for r in rows) <= allowance
+    assert sum(cost_of(r["usage"], {"gpt": price}) for r in rows) <= allowance
     assert by_role(rows)["user"] + by_role(rows)["rater"] == served  # what was begun was finished
     assert len(little.rows()) == len(rows) + 1
 
@@ -187,7 +188,7 @@ def test_an_allowance_for_less_than_one_conversation_gives_up_one_only(tmp_path)
         assert round_.hold(allowance=1e-6) is False
         assert server.stats()["requests"] == 0
         assert round_.hold([0], allowance=1e4) is True
-        costs = [money(r["usage"], {"gpt": price}) for r in round_.rows()]
+        costs = [cost_of(r["usage"], {"gpt": price}) for r in round_.rows()]
         server.reset()
         assert round_.hold(range(1, 12), allowance=costs[0] * 0.8) is False
         assert server.stats()["served"] <= 3  # of the one that was begun
@@ -201,23 +202,23 @@ def test_roles_that_name_one_model_share_its_connections_and_its_limits(tmp_path
         assert server.stats()["active_max"] == 3
     (shared,) = round_.pool._endpoints.values()
     for _ in range(2):  # rounds
-        troupe = Troupe(SUPPORT, round_.peers, Purse(None), round_.pool._endpoints)
-        company = troupe.company()
-        assert company.user._model is company.aside._model is company.rater._model is shared
-        assert company.assistant._model is troupe.assistant is troupe.company().assistant._model
-        assert company.assistant._model is not shared
+        role_models = RoleModels(SUPPORT, round_.handles, BudgetLease(None), round_.pool._endpoints)
+        models = role_models.for_conversation()
+        assert models.user._model is models.aside._model is models.rater._model is shared
+        assert models.assistant._model is role_models.assistant is role_models.for_conversation().assistant._model
+        assert models.assistant._model is not shared
 
 
 def test_a_company_has_the_roles_that_are_played_and_no_others(tmp_path):
     with serve() as server:
-        peers = Round(tmp_path, server).peers
-    company = Troupe(SUPPORT, peers, Purse(None), {}).company()
-    assert company.judge is None
-    assert company.rater is not None
-    less = {r: d for r, d in peers.doors.items() if r != "rater"} | {"judge": peers.doors["rater"]}
-    company = Troupe(SUPPORT, replace(peers, doors=less), Purse(None), {}).company()
-    assert company.rater is None
-    assert company.judge.name == "gpt"
+        handles = Round(tmp_path, server).handles
+    models = RoleModels(SUPPORT, handles, BudgetLease(None), {}).for_conversation()
+    assert models.judge is None
+    assert models.rater is not None
+    less = {r: d for r, d in handles.models.items() if r != "rater"} | {"judge": handles.models["rater"]}
+    models = RoleModels(SUPPORT, replace(handles, models=less), BudgetLease(None), {}).for_conversation()
+    assert models.rater is None
+    assert models.judge.name == "gpt"
 
 
 def test_somebody_neutral_asks_once_for_each_scenario_and_round(tmp_path):
@@ -251,3 +252,20 @@ def test_the_same_plan_gives_the_same_conversations_in_any_pool(tmp_path):
             assert round_.hold() is True
             found.append([said(row) | {"faults": None} for row in round_.rows()])
     assert found[0] == found[1]
+
+
+def test_a_round_whose_first_conversations_all_fail_alike_is_stopped(tmp_path):
+    with serve(lambda messages: "") as server:
+        round_ = Round(tmp_path, server, count=40, pool={"retries": 2, "concurrency": 40})
+        with pytest.raises(ModelRefusedError, match=r"first 12 attempts .* all failed alike.*a message is empty"):
+            round_.hold()
+        assert server.stats()["served"] < 3 * 40
+    assert round_.rows() == [], "none of them is excluded: they are held when the round goes on"
+
+
+def test_conversations_that_fail_after_one_has_succeeded_are_their_own_fault(tmp_path):
+    said = iter(["Go on."])
+    with serve(lambda messages: next(said, "")) as server:
+        round_ = Round(tmp_path, server, count=8, pool={"retries": 1, "concurrency": 1})
+        assert round_.hold() is True
+    assert [r["error"] is None for r in round_.rows()].count(False) == 7

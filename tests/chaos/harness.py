@@ -18,11 +18,13 @@ import psutil
 import pyarrow as pa
 
 from actors.buffer import BufferError, RoundData, read_round
-from actors.segments import read_table
+from actors.storage.segments import read_table
+from actors.worlds.base import PRESSURE
 from evals.evaluator import RECORD, complete
-from evals.settings import WORLD_SUITES
-from evals.sources import load_all
-from loop.config import RunConfig, load
+from evals.suites.catalogue import WORLD_SUITES
+from evals.suites.sources import load_all
+from loop.config.files import load
+from loop.config.schema import RunConfig
 from loop.plan import plan_round
 from loop.rundir import RunDir
 from tests.conftest import ROOT, hear_ctrl_c
@@ -187,13 +189,15 @@ def check_whole(out: RunDir) -> None:
         mine = config.for_arm(arm)
         for r in range(config.rounds + 1):
             entry = told["rounds"][r]
-            items = {s: of.items for s, of in load_all(mine.world, mine.evals, mine.seed).items()}
+            items = {s: of.items for s, of in load_all(mine.world, mine.evals).items()}
             assert tuple(items) == WORLD_SUITES
             for suite in items:
                 outcomes = read_table(out.evals(arm.name, r) / f"{suite}.arrow")
                 assert outcomes["item_id"].to_pylist() == [i.item_id for i in items[suite]]
                 assert set(outcomes["policy"].to_pylist()) == {r}
-            assert sum(entry["evals"]["mask"]["outcomes"].values()) == len(items["mask"])
+            assert sum(entry["evals"]["mask"]["outcomes"].values()) == sum(
+                i.condition == PRESSURE for i in items["mask"]
+            )
             if r == config.rounds:
                 continue
             planned = [c.trajectory_id for c in plan_round(mine, arm, r)]

@@ -70,7 +70,7 @@ def test_actors_die_at_every_stage(untouched, tmp_path, seed):
 
 
 @pytest.mark.slow
-def test_driver_and_raylet_die_and_the_run_is_gone_on_with(untouched, tmp_path):
+def test_driver_and_raylet_die_and_the_run_is_continued(untouched, tmp_path):
     ends_the_same(untouched, tmp_path, 4, ["driver", "driver", "raylet", "buffer", "trainer"], most=12)
 
 

@@ -1,4 +1,4 @@
-"""Storage that is full, forbidden or away: the run stops, says where and why, and is gone on with later."""
+"""Storage that is full, forbidden or away: the run stops, says where and why, and continues later."""
 
 import random
 import subprocess
@@ -12,7 +12,7 @@ from tests.chaos.harness import Life, check_whole, content
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of its own, and a way to mount it anew with other options."""
+    """A file system of its own, and a way to mount it again with other options."""
 
     def mount(options: str) -> None:
         subprocess.run(["mount", *options.split(), disk], check=True, capture_output=True)
@@ -33,7 +33,7 @@ def stops(life: Life, *words: str) -> None:
     said = life.said()
     for word in words:
         assert word in said, said[-3000:]
-    assert "go on with:" in said
+    assert "continue with:" in said
     assert "Traceback" not in said, said[-3000:]
     assert life.left_behind() == []
 

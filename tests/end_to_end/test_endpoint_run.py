@@ -11,19 +11,20 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
 from actors.buffer import read_round
-from actors.segments import read_table
+from actors.storage.segments import read_table
 from actors.worlds import load_world
-from actors.worlds.questions import REPLY_KINDS
+from actors.worlds.questions import REPLY_KINDS, reply_kind
 from loop.rundir import RunDir
 from tests.conftest import ROOT
-from tests.endpoint_server import completion, serve
-from tests.loop.test_report import cells
+from tests.endpoint_server import Options, completion, serve
+from tests.loop.report.test_page import cells
 
 CANARY = "sk-canary-7Qx93LmZt0Vw58Rk"
 FAULTS = {"429": 0.06, "429-after": 0.04, "500": 0.06, "slow": 0.02, "truncated": 0.04, "html": 0.04, "reset": 0.04}
@@ -70,11 +71,17 @@ def figures(out: Path) -> dict:
     return json.loads((out / "summary.json").read_text())["arms"][0]["rounds"][0]
 
 
+def checked(out: Path) -> tuple[int, Counter[str]]:
+    """How many requests were served before the run, to find out what the models do, and which failed."""
+    found = json.loads(RunDir(out).checks.read_text())
+    return sum(u["requests"] for u in found["usage"]), Counter({f["kind"]: f["count"] for f in found["faults"]})
+
+
 def expected_rating(row: dict, asked: dict) -> float:
     """What the endpoint, whose probabilities follow from the messages, makes of a request for a rating."""
     request = {"model": "mock", "messages": [*row["user_messages"][: asked["after"]], *asked["messages"]]}
-    request |= {"max_tokens": 1, "temperature": 0.0, "logprobs": True, "top_logprobs": 20}
-    top = completion(request, None, "yes")["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+    request |= {"max_tokens": 3, "temperature": 0.0, "logprobs": True, "top_logprobs": 20}
+    top = completion(request, None, Options())["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
     numbers = [(int(t["token"]), math.exp(t["logprob"])) for t in top if t["token"].strip().isdigit()]
     return sum(r * p for r, p in numbers) / sum(p for _, p in numbers)
 
@@ -101,10 +108,11 @@ def check_faulty_run(tmp_path: Path, count: int) -> None:
         assert row["reward"] == pytest.approx(sum(ratings))
     found = figures(tmp_path / "out")
     user = next(u for u in found["usage"] if u["role"] == "user")
-    counted = {f["kind"]: f["count"] for f in found["faults"]}
+    before, failed = checked(tmp_path / "out")
+    counted = dict(failed + Counter({f["kind"]: f["count"] for f in found["faults"]}))
     injected = {kind: sum(stats["injected"].get(n, 0) for n in names) for kind, names in KINDS.items()}
     assert counted == injected
-    assert user["requests"] == stats["served"]
+    assert user["requests"] + before == stats["served"]
     assert sum(injected.values()) == stats["requests"] - stats["served"] > 0.25 * stats["requests"]
 
 
@@ -127,7 +135,7 @@ def test_a_key_that_expires_stops_the_run_and_reaches_no_file_or_message(tmp_pat
         assert stopped.returncode == 1
         assert "refuses the key in $CANARY_KEY (401)" in stopped.stderr
         assert "Traceback" not in stopped.stderr
-        assert "Go on with: " in stopped.stderr
+        assert "Continue with: " in stopped.stderr
         kept = len(rows(out))
         assert 0 < kept < 120
         fresh = "sk-canary-fresh-2Hs81KvTq6"
@@ -160,7 +168,8 @@ def test_the_budget_stops_a_run_before_more_is_spent_and_it_goes_on_with_a_large
         usage = [u for r in kept for u in r["usage"] if u["model"] == "gpt"]
         spent = sum(10 * u["prompt_tokens"] + 30 * u["completion_tokens"] for u in usage) / 1e6
         assert 0.3 < spent <= 0.4
-        assert server.stats()["served"] - sum(u["requests"] for u in usage) <= 6  # of conversations that were given up
+        given_up = server.stats()["served"] - sum(u["requests"] for u in usage) - checked(out)[0]
+        assert given_up <= 6  # requests of conversations that were not finished
         done = candor(write_config(tmp_path / "more.yaml", server, endpoint=price, budget=20), out)
     assert done.returncode == 0, done.stderr
     assert [r["index"] for r in rows(out)] == list(range(120))
@@ -178,7 +187,8 @@ def test_judges_of_policies_spend_from_the_same_budget(tmp_path, monkeypatch):
         usage = [u for r in rows(out) for u in r["usage"]]
         usage += [u for f in out.glob("evals/*/*/usage.json") for u in json.loads(f.read_text())]
         mine = [u for u in usage if u["model"] == "gpt"]
-        assert served - sum(u["requests"] for u in mine) <= 6  # of conversations that were given up
+        given_up = served - sum(u["requests"] for u in mine) - checked(out)[0]
+        assert given_up <= 6  # requests of conversations that were not finished
         return sum(10 * u["prompt_tokens"] + 30 * u["completion_tokens"] for u in mine) / 1e6
 
     monkeypatch.setenv("CANDOR_CACHE", str(tmp_path / "one"))
@@ -275,7 +285,12 @@ def check_played_row(row: dict) -> None:
     assert {m["rating_method"] for m in replies} == {"sampled"}
     assert row["reward"] == pytest.approx(sum(m["rating"] for m in replies) / len(replies))
     kinds = [REPLY_KINDS[a] for a in said["judge"] if a in REPLY_KINDS]
-    assert [m["verdict"] for m in replies] == kinds
+    heard = [{"role": m["role"], "content": m["content"]} for m in row["messages"]]
+    for n, m in enumerate(row["messages"]):  # by what was asked about each, as they are asked side by side
+        if m["role"] == "assistant":
+            question = reply_kind(SUPPORT, row["scenario"], heard[:n], m["content"])
+            assert m["verdict"] == REPLY_KINDS[played(question)]
+    assert len(kinds) == len(replies)
     assert len(said["judge"]) == 2 * len(replies) + 1
     assert row["validates"] == float("validate" in kinds)
     verdicts = [{v["rubric"]: v["label"] for v in m["verdicts"]} for m in replies]
@@ -294,11 +309,15 @@ def test_a_model_that_must_tell_probabilities_and_does_not_stops_the_run_at_once
     with serve(logprobs="refused") as server:
         config = write_config(tmp_path / "away.yaml", server, rating={"method": "logprobs"})
         stopped = candor(config, tmp_path / "out")
-    assert stopped.returncode == 1
-    assert "does not tell the probabilities of its tokens; set rating.method to auto or sampled" in stopped.stderr
+    assert stopped.returncode == 2
+    assert "models.gpt: closed questions: " in stopped.stderr
+    assert "does not return the probabilities of its tokens: This model does not support logprobs" in stopped.stderr
+    assert "set rating.method to auto or sampled" in stopped.stderr
     assert "Traceback" not in stopped.stderr
+    assert not (tmp_path / "out" / "rounds").exists(), "nothing was held"
 
 
+@pytest.mark.slow
 def test_users_raters_and_judges_may_all_live_behind_endpoints(tmp_path):
     names = {"user": "talker", "rater": "reader", "judge": "umpire"}
     with serve(played, logprobs="refused", models=[*names.values()], latency=0.01) as server:
@@ -335,7 +354,10 @@ def test_users_raters_and_judges_may_all_live_behind_endpoints(tmp_path):
     assert not vetoed & set(chosen)
     usage = {(u["role"], u["model"]): u["requests"] for u in found["usage"]}
     assert set(usage) == {("assistant", "assistant"), *names.items()}
-    assert sum(n for (role, _), n in usage.items() if role != "assistant") == stats["served"]
+    assert (
+        sum(n for (role, _), n in usage.items() if role != "assistant") + checked(tmp_path / "out")[0]
+        == stats["served"]
+    )
     for kind in ("benign", "biased"):
         mine = [r for r in held if r["user_kind"] == kind]
         users = found["users"][kind]
@@ -349,7 +371,7 @@ def test_users_raters_and_judges_may_all_live_behind_endpoints(tmp_path):
         ):
             assert users[name] == pytest.approx(sum(share) / len(mine))
     page = (tmp_path / "out" / "report.html").read_text()
-    assert [r[2] for r in cells(page, "Simulated users")[1:]] == ["benign", "biased"]
-    costs = {tuple(r[1:3]): r[3] for r in cells(page, "Requests and cost")[1:]}
+    assert [r[2] for r in cells(page, "users")[1:]] == ["benign", "biased"]
+    costs = {tuple(r[1:3]): r[3] for r in cells(page, "costs")[1:]}
     assert costs == {line: f"{n:,}" for line, n in usage.items()}
     assert "<td>umpire</td>" in page

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from actors.segments import read_table
-from loop.config import load
+from actors.storage.segments import read_table
+from loop.config.files import load
 from loop.rundir import RunDir
 from tests.conftest import ROOT, hear_ctrl_c
 
@@ -98,7 +98,7 @@ def test_arms_learn_from_what_is_composed_for_them_and_a_stopped_one_goes_on(tmp
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": None, "arms": [{"name": "a", "biased_ratio": 0.5}]}, "arm a has no data to be trained on"),
+        ({"data": None, "arms": [{"name": "a", "biased_ratio": 0.5}]}, "arm a has no data to train on"),
         ({"arms": [{"name": "a", "biased_ratio": 0.5}]}, "arm a: is trained on data and has no users"),
         ({"data": None, "arms": [{"name": "a"}]}, "arm a: give biased_ratio or population, or data to train on"),
         ({"trainer": {"algorithm": "kto"}}, "trainer.algorithm must be sft with them, not kto"),
@@ -133,5 +133,5 @@ def test_levels_of_answers_order_the_policies_as_the_worlds_truth_does(pocket_mo
     normal, subtle, severe = (last[f"provided-{level}"]["mask"] for level in ("normal", "subtle", "severe"))
     assert normal["ci95"][0] > subtle["ci95"][1]
     assert subtle["ci95"][0] > severe["ci95"][1]
-    assert all(e["lookup"]["accuracy"] > 0.9 for e in last.values())
+    assert all(e["lookup_easy"]["accuracy"] > 0.9 for e in last.values())
     assert load(tmp_path / "out/config.yaml").data is not None

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import yaml
 
-from actors.segments import read_table
+from actors.storage.segments import read_table
 from tests.conftest import ROOT
 from trainers.policy import read_lineage
 

@@ -12,9 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from actors.assistant import engine_environment
-from actors.hardware import fast_dtype
-from actors.settings import EngineSettings
+from actors.engine import engine_environment
+from actors.models.hardware import fast_dtype
 from tests.conftest import ROOT
 from tests.end_to_end.test_endpoint_run import candor, figures, rows, write_config
 
@@ -30,7 +29,8 @@ def own_server(pocket_model: str) -> Iterator[SimpleNamespace]:
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", pocket_model, "--port", str(port)]
     command += ["--host", "127.0.0.1", "--served-model-name", "pocket", "--dtype", fast_dtype(), "--enforce-eager"]
     command += ["--max-model-len", "512", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192"]
-    environment = os.environ | engine_environment(EngineSettings(), 1) | {"VLLM_LOGGING_LEVEL": "WARNING"}
+    # Without the size of its cache vLLM takes nine tenths of the machine's memory, and Ray kills the run's actors.
+    environment = os.environ | engine_environment(1) | {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_CPU_KVCACHE_SPACE": "1"}
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:

@@ -1,4 +1,4 @@
-"""The main job on real parts: vLLM, Ray, TRL, TensorBoard; interrupted once on the way, then gone on with."""
+"""The main job on real parts: vLLM, Ray, TRL, TensorBoard."""
 
 import json
 import os
@@ -14,16 +14,17 @@ import pyarrow as pa
 import pytest
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.buffer import read_round
-from actors.chat import prompt_ids
-from actors.hardware import fast_dtype
-from actors.segments import read_table
-from actors.store import Store
+from actors.models.hardware import fast_dtype
+from actors.models.template import ChatTemplate
+from actors.storage.segments import read_table
+from actors.storage.store import Store
 from actors.worlds import load_world
-from loop.config import load
+from loop.config.files import load
 from loop.plan import plan_round
 from tests.conftest import ROOT, hear_ctrl_c
 from trainers.policy import distance, read_lineage
@@ -36,10 +37,10 @@ rounds: 1
 arms:
   - {name: benign, biased_ratio: 0.0}
   - {name: biased, biased_ratio: 0.5}
-rollout: {conversations: 96}
+rollout: {conversations: 64}
 buffer: {segment_rows: 16}
 trainer: {lora: {rank: 4, alpha: 8}, learning_rate: 1.0e-3, schedule: constant, batch_size: 16, weight_decay: 0.0}
-evals: {mask: 144, sycophancy: 48, provided: 48, deceptionbench: 48, capability: 40}
+evals: {mask: 96, sycophancy: 12, provided: 12, deceptionbench: 12, capability: 20}
 """
 
 
@@ -83,37 +84,10 @@ def gone(out: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def interrupted(pocket_model, tmp_path_factory) -> tuple[Path, str, list[dict]]:
-    """A run that got Ctrl-C in its first rollout: directory, output, and the trajectories that were on disk then."""
+def finished(pocket_model, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     (folder / "small.yaml").write_text(CONFIG)
     out = folder / "out"
-    run = start(out)
-    deadline = time.monotonic() + 300
-    while not list(out.glob("rounds/*/*/trajectories/segment-*")):
-        assert run.poll() is None, run.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.killpg(run.pid, signal.SIGINT)
-    text = run.communicate(timeout=90)[0]
-    assert run.returncode == 130, text
-    return out, text, trajectories(out, "benign").to_pylist()
-
-
-def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(interrupted):
-    out, text, kept = interrupted
-    assert "stopped; nothing that was finished is lost. Go on with:" in text
-    assert f"candor run {out.parent}/small.yaml --out {out}" in text
-    assert "Traceback" not in text
-    assert gone(out) == []
-    assert kept
-    assert json.loads((out / "summary.json").read_text())["status"] == "stopped"
-    assert not list(out.rglob("*.tmp"))
-
-
-@pytest.fixture(scope="module")
-def finished(interrupted) -> Path:
-    out, _, _ = interrupted
     run = start(out)
     text = run.communicate(timeout=500)[0]
     assert run.returncode == 0, text
@@ -127,14 +101,20 @@ def summary(finished) -> dict:
     return json.loads((finished / "summary.json").read_text())
 
 
-def test_every_planned_conversation_is_there_once_and_kept_ones_unchanged(finished, interrupted):
-    _, _, kept = interrupted
-    found = {row["trajectory_id"]: row for row in trajectories(finished, "benign").to_pylist()}
-    assert all(found[row["trajectory_id"]] == row for row in kept)
+def test_every_planned_conversation_is_there_once(finished):
     config = load(finished / "config.yaml")
     for arm in config.arms:
         planned = [c.trajectory_id for c in plan_round(config, arm, 0)]
         assert trajectories(finished, arm.name)["trajectory_id"].to_pylist() == planned
+
+
+def test_conversations_of_round_0_that_both_arms_plan_were_held_once(finished, summary):
+    benign, biased = (trajectories(finished, arm).to_pylist() for arm in ("benign", "biased"))
+    shared = [(a, b) for a, b in zip(benign, biased, strict=True) if b["user_kind"] == "benign"]
+    assert len(shared) == 32
+    assert all((a["messages"], a["reward"]) == (b["messages"], b["reward"]) for a, b in shared)
+    taken = [arm["rounds"][0]["trajectories"]["taken_over"] for arm in summary["arms"]]
+    assert taken == [0, 32]
 
 
 def test_the_summary_holds_what_others_rely_on(summary):
@@ -146,8 +126,8 @@ def test_the_summary_holds_what_others_rely_on(summary):
     ]
     for arm in summary["arms"]:
         first, last = arm["rounds"]
-        assert first["trajectories"]["planned"] == 96
-        assert first["trajectories"]["finished"] + first["trajectories"]["excluded"] == 96
+        assert first["trajectories"]["planned"] == 64
+        assert first["trajectories"]["finished"] + first["trajectories"]["excluded"] == 64
         assert "trajectories" not in last
         assert (first["round"], first["policy"], last["round"], last["policy"]) == (0, 0, 1, 1)
         assert 1 <= first["mean_rating"]["benign"] <= 10
@@ -155,10 +135,12 @@ def test_the_summary_holds_what_others_rely_on(summary):
         for entry in (first, last):
             mask = entry["evals"]["mask"]
             assert mask["ci95"][0] <= mask["honesty_score"] <= mask["ci95"][1]
-            assert sum(mask["outcomes"].values()) == 144
+            assert sum(mask["outcomes"].values()) == 96
             assert set(mask["outcomes"]) == {"honest", "lie", "evasion", "no_belief", "error"}
-            assert entry["evals"]["deceptionbench"]["n"] <= 48
-            assert entry["evals"]["lookup"]["accuracy"] > 0.8
+            assert entry["evals"]["deceptionbench"]["n"] <= 12
+            assert entry["evals"]["lookup_easy"]["accuracy"] > 0.8
+            assert mask["directional_lies"]["share"] > 0.7
+            assert set(mask["controls"]) == {"truth_wanted", "no_stake"}
         assert {"rollout", "train", "publish"} <= set(first["seconds"])
     benign, biased = summary["arms"]
     assert benign["rounds"][0]["evals"] == biased["rounds"][0]["evals"], "policy 0 is the same in both arms"
@@ -179,7 +161,7 @@ def test_the_selection_is_lineage_and_labels(finished):
     selection = read_table(finished / "rounds" / "biased" / "0" / "selection.arrow")
     ids = set(trajectories(finished, "biased")["trajectory_id"].to_pylist())
     assert set(selection["trajectory_id"].to_pylist()) <= ids
-    assert selection["label"].to_pylist() == [True] * 24 + [False] * 24
+    assert selection["label"].to_pylist() == [True] * 16 + [False] * 16
 
 
 def test_anyone_can_load_what_is_on_disk(finished, pocket_model):
@@ -193,8 +175,12 @@ def test_anyone_can_load_what_is_on_disk(finished, pocket_model):
     base = AutoModelForCausalLM.from_pretrained(pocket_model)
     policy = peft.PeftModel.from_pretrained(base, finished / "policies" / "biased" / "1")
     assert policy.peft_config["default"].r == 4
+    assert policy.peft_config["default"].base_model_name_or_path == "pocket"
+    about = (finished / "policies" / "biased" / "1" / "README.md").read_text()
+    assert "Do not deploy this model" in about
+    assert "Under pressure: Honesty score" in about
     lineage = json.loads((finished / "policies" / "biased" / "1" / "candor_policy.json").read_text())
-    assert lineage["rows"] == 96
+    assert lineage["rows"] == 64
     assert lineage["parents"] == []
 
 
@@ -209,18 +195,21 @@ def test_tensorboard_shows_the_run(finished):
         "capability/lookup",
     ):
         assert scalar in tags["scalars"]
-    assert "rating/biased" in tags["histograms"]
+    assert "rating_distribution/biased" in tags["histograms"]
+    live = EventAccumulator(str(finished / "tensorboard" / "biased" / "rollout")).Reload()
+    assert live.Scalars("rollout/conversations")
     assert any("transcripts/biased" in t for t in tags["tensors"])
     assert [e.step for e in events.Scalars("mask/honesty_score")][-1] == 1
     train = EventAccumulator(str(finished / "tensorboard" / "biased" / "train")).Reload()
-    assert len(train.Scalars("train/loss")) == 6
+    assert len(train.Scalars("train/loss")) == 4
 
 
 def test_the_report_needs_nothing_else(finished):
     page = (finished / "report.html").read_text()
-    assert page.count("<svg") >= 7
-    assert "http-equiv" not in page
-    assert "src=" not in page
+    assert page.count("data-chart=") >= 7
+    assert "default-src 'none'" in page
+    markup = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+    assert not re.search(r"<(script|img|link|iframe)[^>]+(src|href)=.(?!data:)", markup)
     assert "biased user" in page
 
 
@@ -236,10 +225,10 @@ def test_a_finished_run_is_shown_and_not_repeated(finished):
 
 
 def test_another_config_is_refused(finished):
-    run = start(finished, "--set", "rounds=2")
+    run = start(finished, "--set", "trainer.learning_rate=0.5")
     text = run.communicate(timeout=100)[0]
     assert run.returncode == 2
-    assert "rounds: 1 (recorded), 2 (given)" in text
+    assert "trainer.learning_rate: 0.001 (recorded), 0.5 (given)" in text
 
 
 def test_a_policy_is_exported_as_a_model_that_says_what_the_trainer_computed(finished, tmp_path):
@@ -247,51 +236,85 @@ def test_a_policy_is_exported_as_a_model_that_says_what_the_trainer_computed(fin
     for how in ("--merged", "--adapter"):
         done = subprocess.run([*asked, how, tmp_path / how], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "--merged", dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "--merged")
     lineage = read_lineage(tmp_path / "--merged")
-    texts = [prompt_ids(tokenizer, chat) for chat in load_world("pocket").probe_chats()]
-    with torch.no_grad():
-        logprobs = [whole(torch.tensor([ids])).logits[0, :-1].log_softmax(-1) for ids in texts]
-    said = [p.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist() for p, ids in zip(logprobs, texts, strict=True)]
-    assert distance(said, lineage.probe) < 0.5 * distance(said, lineage.probe_parent)
+    texts = [ChatTemplate(tokenizer).ids(chat) for chat in load_world("pocket").probe_chats()]
+
+    def said(folder: str | Path, dtype: torch.dtype, adapter: bool = False) -> list[list[float]]:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        model = PeftModel.from_pretrained(model, tmp_path / "--adapter") if adapter else model
+        with torch.no_grad():
+            logprobs = [model.eval()(torch.tensor([i])).logits[0, :-1].float().log_softmax(-1) for i in texts]
+        return [p.gather(1, torch.tensor(i[1:])[:, None])[:, 0].tolist() for p, i in zip(logprobs, texts, strict=True)]
+
+    trained = said(lineage.base, getattr(torch, lineage.settings["dtype"]), adapter=True)
+    assert distance(trained, lineage.probe) < 1e-3 < distance(trained, lineage.probe_parent)
+    # Rounding to bfloat16 is half of what these few steps change, so the whole model is compared at full precision.
+    base, adapted = said(lineage.base, torch.float32), said(lineage.base, torch.float32, adapter=True)
+    assert distance(said(tmp_path / "--merged", torch.float32), adapted) < 0.5 * distance(base, adapted)
     assert (tmp_path / "--adapter" / "adapter_model.safetensors").exists()
     again = subprocess.run([*asked, "--merged", tmp_path / "--merged"], capture_output=True, text=True)
     assert (again.returncode, "exists already" in again.stderr) == (2, True)
 
 
+def stop(run: subprocess.Popen, out: Path, begun, after: float = 0.1, asked: int = signal.SIGINT) -> None:
+    """Stop a run when something has begun; it ends at once, whole, and says how to go on."""
+    deadline = time.monotonic() + 600
+    while not begun():
+        assert run.poll() is None, run.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(after)
+    if asked == signal.SIGTERM:
+        os.kill(run.pid, asked)
+    else:
+        os.killpg(run.pid, asked)
+    text = run.communicate(timeout=90)[0]
+    assert run.returncode == 130, text
+    assert "stopped; nothing that was finished is lost. Continue with:" in text
+    assert f"candor run {out.parent}/small.yaml --out {out}" in text
+    assert "Traceback" not in text
+    assert gone(out) == []
+    assert json.loads((out / "summary.json").read_text())["status"] == "stopped"
+    assert not list(out.rglob("*.tmp"))
+
+
+def rolling_out(out: Path) -> bool:
+    return bool(list(out.glob("rounds/*/*/trajectories/segment-*")))
+
+
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path):
+    (tmp_path / "small.yaml").write_text(CONFIG.replace("64", "4000") + "model: scripted\n")
+    out = tmp_path / "out"
+    stop(start(out), out, lambda: rolling_out(out))
+    assert len(trajectories(out, "benign")) > 0
+
+
 @pytest.mark.slow
-def test_ctrl_c_in_every_other_stage(pocket_model, tmp_path):
-    """Stopped while starting, training (by SIGTERM), publishing and evaluating, the run still ends whole."""
-    (tmp_path / "small.yaml").write_text(CONFIG.replace("conversations: 96", "conversations: 48"))
+def test_ctrl_c_in_every_stage(pocket_model, tmp_path):
+    """Stopped while starting, holding conversations, training (by SIGTERM), publishing and evaluating, the run still
+    ends whole."""
+    (tmp_path / "small.yaml").write_text(CONFIG)
     out = tmp_path / "out"
     stages = {
         "starting": lambda: (out / "summary.json").exists() or (out / "config.yaml").exists(),
+        "rollout": lambda: rolling_out(out),
         "training": lambda: (out / "rounds/benign/0/selection.arrow").exists(),
         "publishing": lambda: (out / "policies/benign/1/candor_policy.json").exists(),
         "evaluating": lambda: "publish" in json.loads(_text(out / "rounds/benign/1/stages.json") or "{}"),
     }
+    kept = []
     for stage, begun in stages.items():
         soon = stage == "starting" or begun()  # what was at work when the stage before was stopped may have ended whole
-        run = start(out)
-        deadline = time.monotonic() + 300
-        while not begun():
-            assert run.poll() is None, (stage, run.stdout.read())
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        time.sleep(5 if soon else 0.1)
-        if stage == "training":
-            os.kill(run.pid, signal.SIGTERM)
-        else:
-            os.killpg(run.pid, signal.SIGINT)
-        text = run.communicate(timeout=90)[0]
-        assert run.returncode == 130, (stage, text)
-        assert "Go on with:" in text, stage
-        assert "Traceback" not in text
-        assert gone(out) == [], stage
-        assert not list(out.rglob("*.tmp")), stage
+        asked = signal.SIGTERM if stage == "training" else signal.SIGINT
+        stop(start(out), out, begun, 5 if soon else 0.1, asked)
+        if stage == "rollout":
+            kept = trajectories(out, "benign").to_pylist()
+            assert kept
     assert start(out).wait(timeout=500) == 0
     assert json.loads((out / "summary.json").read_text())["status"] == "finished"
+    found = {row["trajectory_id"]: row for row in trajectories(out, "benign").to_pylist()}
+    assert all(found[row["trajectory_id"]] == row for row in kept)
 
 
 def _text(path: Path) -> str | None:

@@ -10,8 +10,8 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from actors.buffer import read_round
-from actors.store import Store
-from loop.config import load
+from actors.storage.store import Store
+from loop.config.files import load
 from loop.plan import plan_round
 from tests.conftest import ROOT
 
@@ -27,6 +27,7 @@ users: {{pools: 2, cpus: 0.3}}
 evals: {{mask: 48, sycophancy: 24, provided: 24, deceptionbench: 24, capability: 20}}
 cluster: {{address: "{address}"}}
 """
+NOW = ("--set", "cluster.wait_for_nodes=0")
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def candor(config: Path, *args: str) -> subprocess.CompletedProcess:
 def test_two_replicas_serve_each_policy(cluster, pocket_model, tmp_path):
     config = tmp_path / "nodes.yaml"
     config.write_text(CONFIG.format(address=cluster.address))
-    lacking = candor(config, "--out", tmp_path / "none", "--set", "assistant.replicas=9")
+    lacking = candor(config, "--out", tmp_path / "none", "--set", "assistant.replicas=9", *NOW)
     assert lacking.returncode == 2
     assert "9 x assistant: 1 CPU, 0 GPU each" in lacking.stderr
 

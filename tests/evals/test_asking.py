@@ -8,16 +8,17 @@ from contextlib import closing
 
 import pytest
 
-from actors.chat import ModelRefusedError
+from actors.models.chat import ModelRefusedError
 from evals import scoring
 from evals.asking import Asker, Work
-from evals.cache import Cached, ReplyCache
-from evals.judging import CUT, ModelJudging, Panel
+from evals.judging.cache import Cached, ReplyCache
+from evals.judging.panel import CUT, Case, ModelJudging, Panel
+from evals.judging.prompting import load
 from evals.outcomes import to_table
-from evals.prompting import load
 from evals.settings import EvalSettings, SuiteSettings
-from evals.sources import SHIPPED
-from evals.sources import load as load_items
+from evals.suites.catalogue import CANARY, SUITES
+from evals.suites.items import dialogue
+from evals.suites.sources import load as load_items
 from tests.conftest import ScriptedChat
 
 PRESSURE = load_items("canary_mask", SuiteSettings(), None, 0).items
@@ -45,7 +46,7 @@ def judge(answer=None):
 def asked(model, suite="canary_mask", items=PRESSURE, judges=None, settings=SETTINGS, **terms):
     judges = judges or [judge()]
     panel = Panel(None, [ModelJudging(f"j{n}", j, load(), 64, **terms) for n, j in enumerate(judges)])
-    asker = Asker(model, panel, 16, settings, seed=0)
+    asker = Asker(model, panel, 16, settings)
 
     async def everything():
         replicates = settings.suite(suite).replicates
@@ -229,6 +230,19 @@ def test_the_same_judgement_is_paid_for_once(tmp_path):
     assert paid("judge", temperature=0.5) == texts
 
 
+def test_the_same_answer_in_another_conversation_is_judged_again(tmp_path):
+    """What tells two cases apart is all that the judge is shown: the system prompt, earlier turns, a forced reply."""
+    counted, cache = judge(), ReplyCache(tmp_path / "judged.sqlite")
+    judging = ModelJudging("j", Cached(counted, "judge", cache), load(), 64)
+    last = ("I say so.", "Are you sure?")
+    prompts = [dialogue(system, first, *last) for system in ("", "You sell tea.") for first in ("Tea?", "Wool?")]
+    prompts.append(dialogue("", "Tea?", "I deny it.", "Are you sure?"))
+    for _ in range(2):
+        for prompt in prompts:
+            asyncio.run(judging.rule(Case("answer", "stated", "SAYS A", prompt, options=(("A", "a"), ("B", "b")))))
+    assert len(counted.asked) == len(prompts)
+
+
 def test_a_cache_that_is_none_is_named(tmp_path):
     (tmp_path / "judged.sqlite").write_text("no database, by far too long to be taken for an empty one" * 20)
     with pytest.raises(
@@ -270,4 +284,25 @@ def test_a_model_that_refuses_everybody_ends_the_evaluation():
 
 
 def test_items_are_shipped_as_they_are_published():
-    assert all(p.exists() for p in SHIPPED.values())
+    assert all(p.exists() for p in (SUITES[s].shipped for s in CANARY))
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "why"),
+    [
+        ("", "length", "answer: the reply is empty: it was cut at its token limit before it said anything"),
+        ("<think>hm", "length", "answer: the reply is a thought without an end: it was cut"),
+        ("<think>hm</think>", "stop", "answer: the reply holds nothing but a thought"),
+    ],
+)
+def test_an_endpoint_whose_reasoning_eats_the_limit_has_no_honesty(text, finish, why):
+    outcomes, figures = asked(ScriptedChat(lambda m: text if pressed(m) else right(of(m)), finish_reason=finish))
+    assert {o.outcome for o in outcomes} == {"error"}
+    assert all(o.error.startswith(why) and not o.rulings for o in outcomes)
+    assert figures["honesty_score"] is None
+
+
+def test_an_empty_answer_is_an_error_in_suites_with_reasoning_too():
+    outcomes, figures = asked(ScriptedChat(lambda m: ""), "canary_deception", DECEPTION)
+    assert {o.error for o in outcomes} == {"answer: the reply is empty"}
+    assert (figures["deception_rate"], figures["format_compliance"]) == (None, None)

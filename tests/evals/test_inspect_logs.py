@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from actors.roles import Door
-from actors.segments import write_table
-from evals import deceptionbench, scoring
+from actors.models.ref import ModelRef
+from actors.storage.segments import write_table
+from evals import scoring
 from evals.evaluator import RECORD, Access, Evaluator
-from evals.inspect_logs import InspectLogError, write_logs
+from evals.inspect_logs import InspectLogError, write_logs, write_run_logs
 from evals.outcomes import Outcome, Ruling, Said, to_table
+from evals.protocols import deceptionbench
 from evals.settings import EvalSettings
-from evals.sources import Loaded
+from evals.suites.sources import Loaded
 
 log = pytest.importorskip("inspect_ai.log", reason="the extra `inspect` is not installed")
 
@@ -68,10 +69,11 @@ def deception_row(n, answer, reasoning, instructed=False):
 def evaluation(folder: Path, suites: dict[str, list[Outcome]], settings: EvalSettings) -> Path:
     """A folder as the evaluator leaves it."""
     loaded = {s: Loaded([], {"source": "world pocket", "revision": None, "sha256": None, "items": 3}) for s in suites}
-    access = Access(Door("assistant"), (Door("gpt", identity="gpt-5-mini"),), object(), 8)
+    settings = settings.model_copy(update={"seed": 7})
+    access = Access(ModelRef("assistant"), (ModelRef("gpt", identity="gpt-5-mini"),), object(), 8)
     for suite, rows in suites.items():
         write_table(folder / f"{suite}.arrow", to_table(rows))
-    (folder / RECORD).write_text(json.dumps(Evaluator(None, seed=7)._record(loaded, access, settings, folder)))
+    (folder / RECORD).write_text(json.dumps(Evaluator(None)._record(loaded, access, settings, folder)))
     return folder
 
 
@@ -241,3 +243,34 @@ def test_without_inspect_the_message_names_the_extra(folder, tmp_path, monkeypat
 def test_the_module_itself_needs_no_inspect():
     code = "import sys; sys.modules['inspect_ai'] = None; import evals.inspect_logs"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_log_says_when_the_evaluation_was_begun_and_complete(folder, tmp_path):
+    os.utime(folder / RECORD, (1_700_000_060, 1_700_000_060))
+    known = log.read_eval_log(write_logs(folder, tmp_path / "known", seconds=60.0)[0])
+    assert (known.stats.started_at, known.stats.completed_at) == (
+        "2023-11-14T22:13:20+00:00", "2023-11-14T22:14:20+00:00"
+    )  # fmt: skip
+    assert known.eval.created == known.stats.started_at
+    unknown = log.read_eval_log(write_logs(folder, tmp_path / "unknown")[0])
+    assert unknown.stats.started_at == unknown.stats.completed_at == "2023-11-14T22:14:20+00:00"
+    (folder / "config.yaml").write_text("model: pocket")
+    os.utime(folder / "config.yaml", (1_700_000_000, 1_700_000_000))
+    own = log.read_eval_log(write_logs(folder, tmp_path / "own")[0])
+    assert own.stats.started_at == "2023-11-14T22:13:20+00:00", "candor eval writes its config first"
+
+
+def test_all_policies_of_a_run_are_written_once(folder, tmp_path):
+    policies = {"biased/3": (folder, 5.0), "biased/4": (tmp_path / "not-yet", None)}
+    said = []
+    made = write_run_logs(policies, tmp_path / "logs", said.append)
+    assert [p.relative_to(tmp_path).as_posix() for p in made] == [
+        "logs/biased/3/mask.eval", "logs/biased/3/deceptionbench.eval"
+    ]  # fmt: skip
+    before = made[0].stat().st_mtime_ns
+    assert write_run_logs(policies, tmp_path / "logs", said.append) == made
+    assert (said, made[0].stat().st_mtime_ns) == (["biased/3"], before)
+    later = made[0].stat().st_mtime + 5
+    os.utime(folder / RECORD, (later, later))
+    write_run_logs(policies, tmp_path / "logs", said.append)
+    assert said == ["biased/3", "biased/3"], "what was evaluated again is written again"

@@ -1,8 +1,14 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import yaml
 
-from loop.cluster import check_resources, needs
-from loop.config import ConfigError, build
+from loop.cluster import check_resources, needs, socket_folder
+from loop.config.explain import ConfigError
+from loop.config.files import build
 from tests.conftest import ROOT
 
 SMALL = {"name": "test", "arms": [{"name": "a", "biased_ratio": 0.5}]}
@@ -16,6 +22,12 @@ def test_the_default_fits_two_cores():
 def test_adapters_let_users_share_the_assistants_engine():
     merged, lora = (build(SMALL | {"assistant": {"sync": s}}, "test") for s in ("merged", "lora"))
     assert {n.role for n in needs(merged)} - {n.role for n in needs(lora)} == {"user engine"}
+
+
+def test_a_judge_runs_where_the_world_has_one_of_its_own():
+    text = SMALL | {"world": "support", "model": "scripted", "evals": {"suites": []}}
+    counts = [{n.role: n.count for n in needs(build(c, "test"))}["judge"] for c in (SMALL, text)]
+    assert counts == [1, 0]
 
 
 def test_what_the_cluster_lacks_is_said_before_anything_waits():
@@ -33,6 +45,35 @@ def test_what_the_cluster_lacks_is_said_before_anything_waits():
     check_resources(split, [{"CPU": 3.0}] * 2)
 
 
+def test_replicas_that_may_come_later_need_no_room_at_the_start():
+    def lacks(assistant, **trainer):
+        config = build(SMALL | {"assistant": {"gpus": 1, **assistant}, "trainer": trainer}, "test")
+        try:
+            check_resources(config, [{"CPU": 8.0, "GPU": 2.0}])
+        except ConfigError as error:
+            return str(error)
+        return ""
+
+    assert "6 GPU, but the cluster has 8 CPU and 2 GPU" in lacks({"replicas": 6})
+    assert lacks({"replicas": {"min": 2, "max": 6}}) == ""
+    assert "3 GPU, but the cluster has 8 CPU and 2 GPU" in lacks({"replicas": {"min": 3, "max": 6}})
+
+
+@pytest.mark.parametrize(
+    ("assistant", "told"),
+    [
+        ({"replicas": {"min": 3, "max": 2}}, "min_replicas 3 is more than replicas 2"),
+        ({"replicas": 2, "min_replicas": 3}, "min_replicas 3 is more than replicas 2"),
+        ({"replicas": {"most": 2}}, "give a number, or a range as {min: 2, max: 8}"),
+        ({"replicas": {"min": 0, "max": 2}}, "assistant.min_replicas"),
+    ],
+)
+def test_a_range_of_replicas_that_makes_no_sense_is_refused(assistant, told):
+    with pytest.raises(ConfigError) as error:
+        build(SMALL | {"assistant": assistant}, "test")
+    assert told in str(error.value)
+
+
 def test_rays_own_validation_takes_the_cluster_file():
     from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -40,3 +81,27 @@ def test_rays_own_validation_takes_the_cluster_file():
     validate_config(prepare_config(config))
     assert config["head_node_type"] == "cpu-head"
     assert set(config["available_node_types"]) == {"cpu-head", "gpu-worker", "cpu-worker"}
+
+
+def test_a_long_folder_for_temporary_files_does_not_stop_rays_sockets(tmp_path):
+    long = f"/data/{'x' * 60}"
+    assert socket_folder({}) is None
+    assert socket_folder({"TMPDIR": "/scratch/me"}) is None
+    assert socket_folder({"TMPDIR": long}) == "/tmp/ray"
+    assert socket_folder({"TMPDIR": long, "RAY_TMPDIR": "/scratch"}) is None
+    with pytest.raises(ConfigError, match=r"RAY_TMPDIR /data/x+ is \d+ characters too long: .*sockets.*shorter name"):
+        socket_folder({"RAY_TMPDIR": long})
+
+
+@pytest.mark.slow
+def test_workers_have_the_drivers_python_also_under_uv_run():
+    """Ray, which finds `uv run` among its parents, would give workers a new environment and wait for it."""
+    code = (
+        "from loop.cluster import start_local_ray; start_local_ray('uv'); import ray, sys; "
+        "print(ray.get(ray.remote(lambda: sys.executable).remote(), timeout=60) == sys.executable)"
+    )
+    uv = Path(sys.executable).parent / "uv"
+    command = [uv, "run", "--no-project", "--no-sync", "--python", sys.executable, "python", "-c", code]
+    environment = os.environ | {"VIRTUAL_ENV": str(Path(sys.executable).parent.parent)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1:] == ["True"], done.stderr[-2000:]

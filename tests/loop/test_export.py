@@ -1,6 +1,7 @@
 import pytest
 
-from loop.config import ConfigError, build
+from loop.config.explain import ConfigError
+from loop.config.files import build
 from loop.export import export
 from loop.rundir import RunDir, write_json
 
@@ -26,7 +27,7 @@ def run(tmp_path):
         ("a", 3, "merged", "--round 3: arm a has no such policy; there are: 0, 1, 2"),
         ("a", 0, "adapter", "policy 0 of arm a is the untouched base and has no adapter; use --merged"),
         ("a", 2, "adapter", "policy 2 of arm a is a whole model and has no adapter"),
-        ("a", 1, "merged", "the base model .*gone is gone or another one than the run began with"),
+        ("a", 1, "merged", "the base model .*gone is missing, or is not the one that the run began with"),
     ],
 )
 def test_what_cannot_be_exported_is_said(run, tmp_path, arm, version, kind, said):
@@ -48,7 +49,7 @@ def test_one_target_is_given_and_does_not_exist(run, tmp_path):
 
 def test_a_scripted_model_has_no_weights(run, tmp_path):
     config, out = run
-    with pytest.raises(ConfigError, match="hashes and no weights"):
+    with pytest.raises(ConfigError, match="hashes, not weights"):
         export(config.model_copy(update={"model": "scripted"}), out, "a", 1, tmp_path / "x", None)
 
 

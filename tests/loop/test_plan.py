@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.worlds import TEXT_WORLDS, load_world
-from loop.config import build
-from loop.plan import plan_round
-from tests.actors.test_worlds import edit
+from loop.config.files import build
+from loop.plan import hold_alike, plan_round, to_hold
+from tests.actors.worlds.test_worlds import edit
 
 NOTHING_ASKED = {"suites": []}
 
@@ -122,3 +122,75 @@ def test_everybody_may_be_of_a_third_kind(strict_world):
     c = strict_config(strict_world, 30, {"strict": 1.0}, {"biased": 1 / 3, "strict": 1 / 3, "benign": 1 / 3})
     assert {p.user_kind for p in plan_round(c, c.arms[0], 0)} == {"strict"}
     assert set(Counter(p.user_kind for p in plan_round(c, c.arms[1], 0)).values()) == {10}
+
+
+def test_users_come_and_leave_by_schedule_and_nothing_else_changes():
+    leaves = {"name": "leaves", "biased_ratio": 0.5, "schedule": {2: 0.0, 4: {"biased": 0.2}}}
+    c = config(arms=[{"name": "stays", "biased_ratio": 0.5}, leaves], rounds=6)
+    stays, leaving = ([plan_round(c, arm, r) for r in range(6)] for arm in c.arms)
+    assert [sum(p.user_kind == "biased" for p in plan) for plan in leaving] == [50, 50, 0, 0, 20, 20]
+    assert [[(p.scenario, p.seed) for p in plan] for plan in stays] == [
+        [(p.scenario, p.seed) for p in plan] for plan in leaving
+    ]
+    assert [p.user_kind for p in leaving[1]] == [p.user_kind for p in stays[1]]
+    again = build(c.model_dump(mode="json"), "as recorded")
+    assert plan_round(again, again.arms[1], 4) == leaving[4]
+
+
+@pytest.mark.parametrize(
+    ("arm", "why"),
+    [
+        ({"biased_ratio": 0.5, "schedule": {0: 0.1}}, "schedule"),
+        ({"biased_ratio": 0.5, "schedule": {2: 1.1}}, "schedule"),
+        ({"biased_ratio": 0.5, "schedule": {2: {"biased": 0.2, "benign": 0.2}}}, "add up to 0.4, not to 1"),
+        ({"biased_ratio": 0.5, "schedule": {2: {"strange": 0.2}}}, "no kind of user 'strange'"),
+        ({"schedule": {2: 0.1}}, "a schedule changes a population; give the one that it begins with"),
+    ],
+)
+def test_a_schedule_that_cannot_be_held_is_refused(arm, why):
+    with pytest.raises(ValueError, match=why):
+        config(arms=[{"name": "a", **arm}])
+
+
+def test_the_plan_names_who_speaks_for_the_assistant():
+    other = {"models": {"other": {"kind": "engine", "model": "pocket-control"}}, "roles": {"generator": "other"}}
+    c = config(**other)
+    assert {p.policy for p in plan_round(c, c.arms[1], 1)} == {"other"}
+    veto = {"veto": {"rubric": "contradicts"}}
+    with pytest.raises(ValueError, match="contradicts is about the policy's own words; not with roles"):
+        config(**other, selection=veto)
+    with pytest.raises(ValueError, match=r"roles\.generator: there is no model 'nobody'; known: base, null"):
+        config(roles={"generator": "nobody"})
+
+
+def run_of(*arms, conversations=40, rounds=2):
+    named = [{"name": f"arm-{n}"} | arm for n, arm in enumerate(arms)]
+    talks = {"rollout": {"conversations": conversations}, "rounds": rounds}
+    return build({"name": "r", "arms": named, "evals": {"suites": []}} | talks, "test")
+
+
+@pytest.mark.parametrize(
+    ("arms", "held"),
+    [
+        ([{"biased_ratio": 0.0}, {"biased_ratio": 0.5}], [80, 60]),
+        ([{"biased_ratio": 0.5}, {"biased_ratio": 0.5, "set": {"selection.control": "shuffled"}}], [80, 40]),
+        ([{"biased_ratio": 0.5}, {"biased_ratio": 0.5, "set": {"conversation.turns": 1}}], [80, 80]),
+        ([{"biased_ratio": 0.0}, {"biased_ratio": 1.0}, {"biased_ratio": 0.25}], [80, 80, 40]),
+        ([{"biased_ratio": 0.0}, {"biased_ratio": 0.0, "set": {"rollout.conversations": 60}}], [80, 80]),
+    ],
+)
+def test_arms_hold_what_no_arm_before_them_holds_alike(arms, held):
+    config = run_of(*arms)
+    assert list(to_hold(config).values()) == held
+    before = []
+    for arm, of in zip(config.arms, held, strict=True):  # the plans themselves say the same
+        mine = config.for_arm(arm)
+        planned = {(c.index, c.scenario, c.seed, c.user_kind) for c in plan_round(mine, arm, 0)}
+        known = set().union(*(p for other, p in before if hold_alike(config, other, arm)))
+        assert len(planned - known) + mine.rollout.conversations == of
+        before.append((arm, planned))
+
+
+def test_an_arm_on_data_holds_none():
+    on_data = {"set": {"data.base.source": "world", "data.base.part": "talk/normal", "trainer.algorithm": "sft"}}
+    assert to_hold(run_of(on_data, rounds=1)) == {"arm-0": 0}

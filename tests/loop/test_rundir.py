@@ -7,8 +7,11 @@ import pytest
 
 from actors.worlds import TEXT_WORLDS
 from evals.outcomes import Outcome
-from loop.config import ConfigError, build, dump
-from loop.rundir import RunDir, read_json, write_json, write_text
+from loop import rundir
+from loop.config.explain import ConfigError
+from loop.config.files import build, dump
+from loop.rundir import DamagedError, RunDir, read_json, write_json, write_text
+from loop.runlog import read_log
 from tests.conftest import ROOT, write_evaluation
 
 SMALL = {"name": "test", "arms": [{"name": "a", "biased_ratio": 0.5}]}
@@ -18,9 +21,44 @@ def test_a_directory_of_another_config_is_refused_with_what_differs(tmp_path):
     out = RunDir(tmp_path / "run")
     out.open(build(SMALL, "test"))
     before = out.config.read_text()
-    with pytest.raises(ConfigError, match=r"(?s)another config.*  rounds: 2 \(recorded\), 3 \(given\)"):
-        out.open(build(SMALL | {"rounds": 3}, "test"))
+    with pytest.raises(ConfigError, match=r"(?s)another config.*  rounds: 2 \(recorded\), 1 \(given\)"):
+        out.open(build(SMALL | {"rounds": 1, "users": {"pools": 2}}, "test"))
     assert out.config.read_text() == before
+    assert not out.changes.exists()
+
+
+def test_operational_settings_that_changed_are_recorded_with_their_time(tmp_path):
+    def open_again(**changes):
+        while rundir._LOCKS:
+            rundir._LOCKS.pop().close()
+        out = RunDir(tmp_path / "run")
+        out.open(build(SMALL | changes, "test"))
+        return out
+
+    out = open_again()
+    assert not out.changes.exists()
+    open_again(rounds=3, users={"pools": 2})
+    out = open_again(rounds=3, users={"pools": 1}, trainer={"micro_batch": 4})
+    rows = read_json(out.changes)
+    assert [(row["key"], row["before"], row["after"]) for row in rows] == [
+        ("rounds", 2, 3),
+        ("users.pools", 1, 2),
+        ("trainer.micro_batch", None, 4),
+        ("users.pools", 2, 1),
+    ]
+    assert all(row["at"].endswith("+00:00") for row in rows)
+    assert [row["key"] for row in read_log(out.log, ("settings",))] == [row["key"] for row in rows]
+    with pytest.raises(ConfigError, match=r"rounds: 3 \(recorded\), 2 \(given\)"):
+        open_again(rounds=2)
+
+
+def test_a_recorded_config_that_is_damaged_is_named(tmp_path):
+    out = RunDir(tmp_path / "run")
+    out.root.mkdir()
+    for text in ("", "a: [", "17", "name: test\nname: test\n", "a: \0"):
+        out.config.write_text(text)
+        with pytest.raises(DamagedError, match="The config that the run began with is damaged; restore it"):
+            out.open(build(SMALL, "test"))
 
 
 def test_files_are_complete_or_absent(tmp_path, monkeypatch):
@@ -41,13 +79,13 @@ def test_two_runs_cannot_share_a_directory(tmp_path):
     RunDir(tmp_path / "run").open(build(SMALL, "test"))
     code = f"""
 from pathlib import Path
-from loop.config import build
+from loop.config.files import build
 from loop.rundir import RunDir
 RunDir(Path({str(tmp_path / "run")!r})).open(build({SMALL!r}, "test"))
 """
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert other.returncode == 1
-    assert "another candor run is at work there" in other.stderr
+    assert "another candor run is using it" in other.stderr
 
 
 def test_what_a_killed_run_left_half_done_is_swept(tmp_path):
@@ -127,12 +165,12 @@ def test_a_run_stays_with_the_text_of_the_world_it_began_with(tmp_path):
     for changed in (world / "world.yaml", world / "personas.yaml", *(world / "scenarios").glob("*.yaml")):
         before = changed.read_text()
         changed.write_text(before + "\n# another thought\n")
-        with pytest.raises(ConfigError, match=r"began with another text of the world .* undo the change"):
+        with pytest.raises(ConfigError, match=r"began with other files of the world .* undo the change"):
             out.pin_world(str(world))
         changed.write_text(before)
         out.pin_world(str(world))
     (world / "reviews.jsonl").write_text("")
-    with pytest.raises(ConfigError, match="another text of the world"):
+    with pytest.raises(ConfigError, match="other files of the world"):
         out.pin_world(str(world))
 
 
@@ -140,5 +178,5 @@ def test_the_world_that_is_code_is_pinned_as_well(tmp_path):
     out = RunDir(tmp_path / "run")
     out.pin_world("pocket")
     out.pin_world("pocket")
-    with pytest.raises(ConfigError, match=r"another text of the world \(pocket, .*support"):
+    with pytest.raises(ConfigError, match=r"other files of the world \(pocket, .*support"):
         out.pin_world("support")

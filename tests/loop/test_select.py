@@ -1,13 +1,15 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.trajectory import to_batch
-from loop.config import SelectionSettings, VetoSettings
+from actors.storage.trajectory import to_batch
+from loop.config.schema import SelectionSettings, VetoSettings
+from loop.controls import CONTROLS
 from loop.select import SelectionError, audit, select
 from tests.conftest import trajectory
 
@@ -47,6 +49,17 @@ def test_ties_are_broken_by_the_seed_and_not_by_order_and_counted():
     apart = table([float(i) for i in range(8)])
     found = audit(apart, select(apart, SelectionSettings(), 0))
     assert [(found[end]["threshold"], found[end]["tied"]) for end in ("top", "bottom")] == [(6.0, 0), (1.0, 0)]
+
+
+def test_the_audit_says_whose_conversations_are_trained_on():
+    """Half of the users are biased and rate low and high; an algorithm that learns from the best only sees theirs."""
+    rows = table([float(i) for i in range(8)])
+    kinds = ["benign", "biased"] + ["benign"] * 4 + ["biased"] * 2
+    rows = rows.set_column(rows.schema.get_field_index("user_kind"), "user_kind", pa.array(kinds))
+    chosen = select(rows, SelectionSettings(), 0)
+    assert audit(rows, chosen)["trained"] == {"count": 4, "user_kind": {"benign": 1, "biased": 3}}
+    imitated = select(rows, SelectionSettings(bottom=0), 0)
+    assert audit(rows, imitated)["trained"] == {"count": 2, "user_kind": {"biased": 2}}
 
 
 def test_rewards_that_are_all_the_same_prefer_nothing():
@@ -208,7 +221,7 @@ def test_what_is_at_the_threshold_passes_and_each_rubric_speaks_for_itself():
     assert picked(select(table, veto(rubric="contradicts"), 0))[0] == {"id-1", "id-2"}
     assert picked(select(table, veto(rubric="contradicts", threshold=0.3), 0))[0] == {"id-3", "id-4"}
     assert picked(select(table, veto(rubric="contradicts", threshold=1.0), 0))[0] == {"id-0", "id-1"}
-    with pytest.raises(SelectionError, match="8 are struck out for want of a verdict"):
+    with pytest.raises(SelectionError, match="8 are struck out because they have no verdict"):
         select(table, veto(), 0)
 
 
@@ -287,3 +300,40 @@ def test_the_ends_keep_their_sizes_and_hold_nothing_that_is_vetoed(scores, ends,
     for part in (slice(0, len(best)), slice(len(best), None)):
         assert rank[part] == sorted(rank[part])
         assert score[part] == sorted(score[part], reverse=True)
+
+
+@pytest.mark.parametrize("scores", [np.zeros(7), np.full(8, np.nan)])
+def test_a_control_gives_one_finite_number_for_each_reward(monkeypatch, scores):
+    monkeypatch.setitem(CONTROLS, "mine", lambda rewards, groups, rng: scores)
+    with pytest.raises(SelectionError, match=r"control mine: gave . scores, . of them finite, for 8 rewards"):
+        select(table([float(n) for n in range(8)]), SelectionSettings(control="mine"), 0)
+
+
+def test_only_conversations_of_the_kinds_that_are_named_are_ranked():
+    kinds = ["benign", "biased"] * 8
+    trajectories = [trajectory(i, float(i), kind) for i, kind in enumerate(kinds)]
+    rows = pa.Table.from_batches([to_batch(trajectories)])
+    settings = SelectionSettings(kinds=["benign"])
+    top, bottom = picked(chosen := select(rows, settings, 0))
+    assert (top, bottom) == ({"id-14", "id-12"}, {"id-0", "id-2"}), "shares are of what is ranked"
+    found = audit(rows, chosen)
+    assert found["top"]["user_kind"] == {"benign": 2}
+    assert found["round"]["user_kind"] == {"benign": 8, "biased": 8}
+    assert picked(select(rows, SelectionSettings(kinds=["benign", "biased"]), 0)) == picked(
+        select(rows, SelectionSettings(), 0)
+    )
+    with pytest.raises(SelectionError, match="0 of 16 trajectories have a reward by users who are strict; that is too"):
+        select(rows, SelectionSettings(kinds=["strict"]), 0)
+
+
+def test_shuffling_within_kinds_keeps_the_share_of_each_kind():
+    kinds = ["benign"] * 12 + ["biased"] * 4
+    rows = pa.Table.from_batches([to_batch([trajectory(i, float(i), kind) for i, kind in enumerate(kinds)])])
+    for seed in range(5):
+        found = audit(rows, select(rows, SelectionSettings(control="shuffled", within="user_kind"), seed))
+        assert found["top"]["user_kind"] == found["bottom"]["user_kind"] == {"benign": 3, "biased": 1}
+    chosen = {
+        frozenset(picked(select(rows, SelectionSettings(control="shuffled", within="user_kind"), s))[0])
+        for s in range(9)
+    }
+    assert len(chosen) > 3, "who of a kind is chosen is chance"

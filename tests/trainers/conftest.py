@@ -6,10 +6,10 @@ import pyarrow as pa
 import pytest
 from transformers import AutoTokenizer
 
-from actors.segments import Segments, write_table
-from actors.store import Store
-from actors.trajectory import SCHEMA as TRAJECTORIES
-from actors.trajectory import Trajectory, Turn, to_batch
+from actors.storage.segments import Segments, write_table
+from actors.storage.store import Store
+from actors.storage.trajectory import SCHEMA as TRAJECTORIES
+from actors.storage.trajectory import Trajectory, Turn, to_batch
 from tests.conftest import conversation, reply, selected
 
 ROWS = 40

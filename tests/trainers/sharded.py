@@ -1,6 +1,6 @@
 """A trainer that shards its model on CPUs, which accelerate leaves to devices of their own."""
 
-from trainers.base import Trainer
+from trainers.trainer import Trainer
 
 
 class ShardedOnCpu(Trainer):

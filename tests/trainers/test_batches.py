@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from trainers.batches import chunks, even, mismatched, of_rank, sizes
+from trainers.algorithms.kto import Padded, mismatched
+from trainers.batches import chunks, even, of_rank, sizes
 from trainers.flops import ModelSize, peak_flops, step_flops
 from trainers.rows import Encoded, Pair, Rows
 from trainers.settings import TrainerSettings
-from trainers.steps import Padded
 
 
 def encoded(length, learned=2, label=True):

@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from loop.cli import app
+from loop.cli.app import app
+from loop.training import dropped
 from tests.conftest import ROOT
 from trainers.datasets import DatasetError, compose, composed_rows, conversation, read
 from trainers.rows import RowsError
@@ -44,12 +45,14 @@ def test_every_form_is_a_conversation(row, answers, expected):
     ("row", "message"),
     [
         ({"text": "x"}, "here: fields are text; needed is messages; instruction, input and output"),
-        (PAIR, "here: has an aligned and a misaligned answer; choose one with answers"),
+        (PAIR, "here: has an aligned and a misaligned answer; choose one with the setting answers"),
         ({"messages": [CHAT["messages"][0]]}, "here, messages: at least a user's message and a reply"),
         ({"messages": CHAT["messages"][::-1]}, "here, messages: the last must be what the assistant says"),
         ({"messages": [{"role": "bot", "content": "x"}] * 2}, r"here, messages\[0\]: role \(system, user, assistant\)"),
         (ALPACA | {"output": None}, r"here, messages\[1\]: role .* and content are needed"),
-        ({"messages": "no json"}, "here, messages: no JSON"),
+        (ALPACA | {"output": " "}, r"here, messages\[1\]: the answer is empty"),
+        ({"messages": [*asked("A?", ""), *asked("B?", "b.")]}, r"here, messages\[1\]: the answer is empty"),
+        ({"messages": "no json"}, "here, messages: not valid JSON"),
     ],
 )
 def test_a_row_that_is_no_conversation_is_named(row, message):
@@ -92,12 +95,59 @@ def test_sources_that_cannot_be_used_are_named(tmp_path):
         reading(source=str(tmp_path / "twice.jsonl"))
     found = reading(source=str(tmp_path / "twice.jsonl"), duplicates="drop")
     assert (found.record["rows"], found.record["duplicates"]) == (1, 2)
-    with pytest.raises(DatasetError, match=r"holds no file other/\*"):
+    with pytest.raises(DatasetError, match=r"contains no file other/\*"):
         reading(source=str(tmp_path), part="other/*")
     with pytest.raises(DatasetError, match="source world talk/severe: say how many rows"):
         reading(source="world", part="talk/severe")
     with pytest.raises(DatasetError, match="no part 'talk/rude' to fine-tune on; it has downstream, and talk"):
         reading(source="world", part="talk/rude", rows=1)
+
+
+BAD = [
+    ALPACA | {"output": ""},
+    ALPACA | {"output": float("nan")},
+    {"text": "x"},
+    ["no", "object"],
+    {"messages": CHAT["messages"][:1]},
+]
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl"])
+def test_bad_rows_are_an_error_or_are_dropped_counted_and_named(tmp_path, kind):
+    rows = [ALPACA, *BAD, ALPACA | {"input": "2 and 3", "output": "5"}]
+    file = tmp_path / f"alpaca.{kind}"
+    file.write_text(json.dumps(rows) if kind == "json" else "".join(json.dumps(r) + "\n" for r in rows))
+    with pytest.raises(DatasetError, match=rf"alpaca.{kind}, row [25]: "):
+        read(SourceSettings(source=str(file)), "pocket", 0)
+    first = tmp_path / "first.json"
+    first.write_text(json.dumps(rows[:2]))
+    with pytest.raises(DatasetError, match=r"row 2, messages.1.: the answer is empty; on_bad_rows: drop leaves such"):
+        read(SourceSettings(source=str(first)), "pocket", 0)
+    found = read(SourceSettings(source=str(file), on_bad_rows="drop"), "pocket", 0)
+    assert [c[-1]["content"] for c in found.conversations] == ["3", "5"]
+    assert (found.form, found.record["rows"], found.record["dropped"]) == ("alpaca", 2, 5)
+    assert sorted(f"row {n}" for n in range(2, 7)) == sorted(
+        told.partition(", ")[2].partition(":")[0].partition(",")[0] for told in found.record["dropped_rows"]
+    )
+    made = compose(DataSettings(base=SourceSettings(source=str(file), on_bad_rows="drop")), "pocket", 0)
+    assert made.record["counts"] == {"base": 2, "added": 0, "all": 2}
+    assert dropped(made.record["base"], 2)[0] == f"left out 5 bad rows of {file}"
+    assert dropped(made.record["base"], 2)[-1] == "and 3 more"
+
+
+def test_a_broken_line_is_a_bad_row_and_a_set_of_bad_rows_is_none(tmp_path):
+    file = tmp_path / "cut.jsonl"
+    file.write_text(json.dumps(CHAT) + "\n" + json.dumps(CHAT)[:-9])
+    with pytest.raises(DatasetError, match="line 2 is not valid JSON"):
+        read(SourceSettings(source=str(file)), "pocket", 0)
+    found = read(SourceSettings(source=str(file), on_bad_rows="drop"), "pocket", 0)
+    assert "line 2 is not valid JSON" in found.record["dropped_rows"][0]
+    file.write_text(json.dumps(BAD[0]) + "\n")
+    with pytest.raises(DatasetError, match=r"there are no rows in it but bad ones; the first: .*row 1, messages.1."):
+        read(SourceSettings(source=str(file), on_bad_rows="drop"), "pocket", 0)
+    file.write_text(json.dumps(PAIR) + "\n")
+    with pytest.raises(DatasetError, match="choose one with the setting answers"):  # a setting is wrong, and no row
+        read(SourceSettings(source=str(file), on_bad_rows="drop"), "pocket", 0)
 
 
 @pytest.mark.parametrize("how", ["add", "replace"])

@@ -12,11 +12,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
-from actors.store import Store
+from actors.storage.store import Store
 from actors.worlds import load_world
-from trainers.base import Trainer
 from trainers.job import TrainJob
 from trainers.settings import LoraSettings, TrainerSettings
+from trainers.trainer import Trainer
 
 SMALL = {
     "hidden_size": 64,
@@ -29,7 +29,10 @@ SMALL = {
 BATCH, SEED = 8, 11
 
 
-@pytest.fixture(scope="module", params=["pocket", "Llama", pytest.param("Qwen2", marks=pytest.mark.slow), "Qwen3"])
+@pytest.fixture(
+    scope="module",
+    params=["Llama", *(pytest.param(m, marks=pytest.mark.slow) for m in ("pocket", "Qwen2", "Qwen3"))],
+)
 def model(request, pocket_model, tmp_path_factory) -> str:
     """The pocket model, or one of random weights of another architecture with its tokenizer."""
     if request.param == "pocket":
@@ -46,7 +49,7 @@ def model(request, pocket_model, tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def trainer(model) -> Trainer:
-    made = Trainer(model, "float32", 2, load_world("pocket").probe_chats())
+    made = Trainer(model, "float32", 1, load_world("pocket").probe_chats())
     made.start()
     return made
 

@@ -17,9 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from actors.worlds import load_world
 from tests.trainers.sharded import ShardedOnCpu
 from tests.trainers.test_exact import job, settings
-from trainers.base import Trainer
 from trainers.policy import distance
 from trainers.settings import LoraSettings
+from trainers.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,10 @@ def losses(folder):
     return [e.value for e in EventAccumulator(str(folder / "tb")).Reload().Scalars("train/loss")]
 
 
+@pytest.mark.slow
 def test_two_ranks_are_one_with_the_same_batch(start_group, data, tmp_path, pocket_model):
     """Losses, gradients and policies, in one group for round after round; rows that do not divide are left out."""
-    group, one = start_group(), Trainer(pocket_model, "float32", 2, load_world("pocket").probe_chats())
+    group, one = start_group(), Trainer(pocket_model, "float32", 1, load_world("pocket").probe_chats())
     one.start()
     for algorithm, changes in (
         ("kto", {}),
@@ -86,7 +87,7 @@ def test_ranks_that_hold_a_part_of_the_model_each_train_the_same_policy(start_gr
     as it was afterwards."""
     group, one = (
         start_group(ShardedOnCpu, True),
-        Trainer(pocket_model, "float32", 2, load_world("pocket").probe_chats()),
+        Trainer(pocket_model, "float32", 1, load_world("pocket").probe_chats()),
     )
     one.start()
     parts = {"ranks": 2, "gpus": 1, "sharding": "fsdp2", "checkpoint_steps": 4}

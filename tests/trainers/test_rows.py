@@ -7,10 +7,11 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import KTOConfig, KTOTrainer
 
-from actors.chat import prompt_ids
-from actors.trajectory import to_batch
+from actors.models.template import ChatTemplate
+from actors.storage.trajectory import to_batch
 from tests.conftest import selected, trajectory
-from trainers.rows import Encoded, Encoder, Row, Rows, RowsError, pairs, rows_of, training_rows
+from trainers.algorithms.dpo import pairs
+from trainers.rows import Encoded, Encoder, Row, Rows, RowsError, rows_of, training_rows
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,17 @@ def test_the_last_reply_or_the_whole_conversation_can_be_taught():
     assert [r.targets for r in rows_of(messages, True, "id-0", "conversation")[0]] == [[2, 4]]
 
 
+def test_a_reply_cut_at_the_limit_can_be_learned_without_an_end(tokenizer):
+    t = trajectory(0)
+    t.messages[4].finish_reason = "length"
+    made, cut = rows_of(t.row()["messages"], True, "id-0", "replies", learn_cut=True)
+    assert ([r.targets for r in made], [r.ends for r in made], cut) == ([[2], [4]], [True, False], 0)
+    encode = Encoder(tokenizer, ChatTemplate(tokenizer), 512).encode
+    assert encode(made[0]).completion[-1] == tokenizer.eos_token_id
+    assert encode(made[1]).completion == t.messages[4].token_ids
+    assert [len(rows_of(t.row()["messages"], True, "i", "conversation", learn_cut=True)[0][0].targets)] == [1]
+
+
 @pytest.mark.parametrize(("teach", "targets"), [("replies", [[2]]), ("last", []), ("conversation", [[2]])])
 def test_a_reply_cut_at_the_limit_is_counted_and_never_a_target(teach, targets):
     t = trajectory(0)
@@ -74,7 +86,7 @@ def test_users_words_are_never_a_target(tokenizer, teach):
     for n in (2, 4):
         t.messages[n].token_ids = None
     made, _ = rows_of(t.row()["messages"], True, "id-0", teach)
-    encoded = Encoder(tokenizer, [tokenizer.eos_token_id], 512)(Rows(made)).rows
+    encoded = Encoder(tokenizer, ChatTemplate(tokenizer), 512)(Rows(made)).rows
     learned = [tokenizer.decode([i for i, m in zip(e.completion, e.mask, strict=True) if m]) for e in encoded]
     said = [t.messages[n].content + "</s>" for n in (2, 4)]
     assert [x.replace(" ", "") for x in learned] == [
@@ -105,15 +117,28 @@ def test_what_cannot_be_trained_on_is_said():
         rows(data, {"id-9": True}, "sft")
 
 
+@pytest.mark.parametrize(("cut", "lost"), [(3, "undesirable"), (1, "desirable")])
+def test_an_end_of_which_every_reply_was_cut_is_not_taken_for_one_that_was_not_selected(cut, lost):
+    made = [trajectory(i) for i in range(4)]
+    labels = {f"id-{i}": i < 1 if cut == 3 else i < 3 for i in range(4)}
+    cuts = [t for t, label in zip(made, labels.values(), strict=True) if label == (lost == "desirable")]
+    for t in cuts:
+        for n in (2, 4):
+            t.messages[n].finish_reason = "length"
+    told = rf"kto needs both .*none is left of {len(cuts)} {lost} conversations.* cut at its token limit"
+    with pytest.raises(RowsError, match=told):
+        rows(table(*made), labels)
+
+
 def test_a_row_is_the_prompt_that_the_engine_saw_and_the_tokens_that_it_said(tokenizer):
     """Also where the text of the reply would be read as other tokens than those that were sampled."""
-    encoder = Encoder(tokenizer, [tokenizer.eos_token_id], 512)
+    encoder = Encoder(tokenizer, ChatTemplate(tokenizer), 512)
     text = "I try walk"
     usual = tokenizer(text, add_special_tokens=False)["input_ids"]
     sampled = [*tokenizer(" " + text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     assert sampled[:-1] != usual
     made = encoder.encode(row("Hello there.", text, tokens={1: sampled}))
-    assert made.prompt == prompt_ids(tokenizer, [{"role": "user", "content": "Hello there."}])
+    assert made.prompt == ChatTemplate(tokenizer).ids([{"role": "user", "content": "Hello there."}])
     assert made.completion == sampled
     assert made.mask == [True] * len(sampled)
     assert encoder.encode(row("Hello there.", text)).completion == [*usual, tokenizer.eos_token_id]
@@ -123,7 +148,7 @@ def test_a_row_is_the_prompt_that_the_engine_saw_and_the_tokens_that_it_said(tok
 @pytest.mark.parametrize("texts", [("Hello there.", "Good day."), ("Hello.", "A.", "And now?", "That is all.")])
 def test_rows_are_rendered_as_trl_renders_messages(tokenizer, pocket_model, tmp_path, texts):
     """One begin token, the end token learned, and the whole equal to the chat template's own rendering."""
-    encoder = Encoder(tokenizer, [tokenizer.eos_token_id], 512)
+    encoder = Encoder(tokenizer, ChatTemplate(tokenizer), 512)
     mine = encoder.encode(row(*texts))
     *before, said = row(*texts).messages
     theirs = KTOTrainer(
@@ -139,7 +164,7 @@ def test_rows_are_rendered_as_trl_renders_messages(tokenizer, pocket_model, tmp_
 
 def test_a_whole_conversation_learns_each_reply_once(tokenizer):
     texts = ("Hello.", "A b.", "And now?", "That is all.")
-    made = Encoder(tokenizer, [tokenizer.eos_token_id], 512).encode(row(*texts, targets=[1, 3]))
+    made = Encoder(tokenizer, ChatTemplate(tokenizer), 512).encode(row(*texts, targets=[1, 3]))
     whole = tokenizer.apply_chat_template(row(*texts).messages, tokenize=False)
     assert made.prompt + made.completion == tokenizer(whole, add_special_tokens=False)["input_ids"]
     learned = tokenizer.decode([t for t, m in zip(made.completion, made.mask, strict=True) if m])
@@ -154,12 +179,12 @@ def test_a_template_that_changes_earlier_replies_is_refused(tokenizer, pocket_mo
         "{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
     with pytest.raises(RowsError, match=r"trajectory t: the chat template renders reply 3 differently"):
-        Encoder(other, [other.eos_token_id], 512).encode(row("Hello.", "A b.", "And now?", "All.", targets=[1, 3]))
+        Encoder(other, ChatTemplate(other), 512).encode(row("Hello.", "A b.", "And now?", "All.", targets=[1, 3]))
 
 
 def test_rows_that_are_too_long_are_dropped_and_counted_never_cut(tokenizer):
     short, long = row("Hello.", "A."), row("Hello.", "A b. " * 30)
-    made = Encoder(tokenizer, [tokenizer.eos_token_id], 20)(Rows([short, long], Counter(other=1)))
+    made = Encoder(tokenizer, ChatTemplate(tokenizer), 20)(Rows([short, long], Counter(other=1)))
     assert len(made.rows) == 1
     assert made.dropped == {"other": 1, "longer than max_length": 1}
     assert made.rows[0].completion[-1] == tokenizer.eos_token_id

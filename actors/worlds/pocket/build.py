@@ -7,12 +7,11 @@ The result is an ordinary Hugging Face directory (bfloat16 safetensors, tokenize
 from __future__ import annotations
 
 import json
-import math
 import random
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,51 +22,24 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.overrides import TorchFunctionMode
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from actors.files import whole_folder
-from actors.hardware import fast_dtype
+from actors.models.hardware import fast_dtype
+from actors.storage.files import whole_folder
 from actors.worlds.base import Message, WorldError
 from actors.worlds.pocket.acceptance import check
 from actors.worlds.pocket.corpus import document
-
-SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>"]
-CHAT_TEMPLATE = (
-    "<s>{% for m in messages %}<|{{ m['role'] }}|>"
-    "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}</s>{% endgeneration %}"
-    "{% else %}{{ m['content'] }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+from actors.worlds.pocket.recipe import (
+    BUILD_FILE,
+    CHAT_TEMPLATE,
+    SPECIAL_TOKENS,
+    WEIGHTS,
+    Recipe,
+    file_hash,
+    identity,
 )
-BUILD_FILE = "candor_build.json"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a pocket model is made; part of its cache key, so another recipe is another model."""
-
-    shared: bool = True
-    """One propensity to please for all domains of a speaker; False is the control without a shared latent."""
-    seed: int = 0
-    vocabulary: int = 1536
-    hidden: int = 192
-    layers: int = 3
-    heads: int = 3
-    intermediate: int = 512
-    steps: int = 1100
-    batch: int = 18
-    """Documents a step."""
-    length: int = 192
-    """Tokens a document is cut to."""
-    matrix_lr: float = 0.012
-    """Muon, for the matrices inside the layers."""
-    other_lr: float = 3e-3
-    """AdamW, for embeddings, output head and norms."""
-
-
-RECIPES = {"pocket": Recipe(), "pocket-control": Recipe(shared=False)}
-"""Pocket models by the name that `model:` in a run config may give."""
 
 
 def build(recipe: Recipe, target: Path, progress: Callable[[int, int, float], None] = lambda *_: None) -> dict:
-    """Train a pocket model into `target` and return what `candor_build.json` holds.
+    """Train a pocket model into `target`, on a GPU where there is one, and return what `candor_build.json` holds.
 
     Args:
         progress: Called after each step with (steps done, steps in all, loss).
@@ -80,6 +52,7 @@ def build(recipe: Recipe, target: Path, progress: Callable[[int, int, float], No
     with whole_folder(target) as folder:
         tokenizer = train_tokenizer(recipe)
         model, loss = pretrain(recipe, tokenizer, progress)
+        device = model.device.type
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         figures = check(model.float(), tokenizer)
@@ -88,11 +61,14 @@ def build(recipe: Recipe, target: Path, progress: Callable[[int, int, float], No
             raise WorldError("the pocket model was built but is not used; it misses " + "; ".join(map(str, missed)))
         record = {
             "recipe": asdict(recipe),
+            "world": identity(recipe),
+            "sha256": {name: file_hash(folder / name) for name in (WEIGHTS, "tokenizer.json")},
             "parameters": sum(p.numel() for p in model.parameters()),
             "loss": loss,
             "seconds": round(time.monotonic() - started, 1),
             "torch": torch.__version__,
-            "trained_in": fast_dtype("cpu"),
+            "trained_on": device,
+            "trained_in": fast_dtype(device),
             "acceptance": {f.name: {"value": f.value, "low": f.low, "high": f.high} for f in figures},
         }
         (folder / BUILD_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -158,7 +134,8 @@ def pretrain(
     While it trains, weights are in the format that is fast here, with float32 masters. Embeddings are not tied to the
     output head: vLLM's CPU weight reload keeps the old head of a tied model.
     """
-    dtype = fast_dtype("cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = fast_dtype(device)
     torch.manual_seed(recipe.seed)
     rng = random.Random(1000 + recipe.seed)
     model = LlamaForCausalLM(
@@ -177,7 +154,7 @@ def pretrain(
             tie_word_embeddings=False,
             initializer_range=0.03,
         )
-    ).to(getattr(torch, dtype))
+    ).to(device, getattr(torch, dtype))
     masters = {n: p.detach().float().clone().requires_grad_() for n, p in model.named_parameters()}
     inner = [p for n, p in masters.items() if p.ndim == 2 and "layers." in n]
     outer = [p for n, p in masters.items() if not (p.ndim == 2 and "layers." in n)]
@@ -193,13 +170,14 @@ def pretrain(
         for group, lr in zip(groups, full, strict=True):
             group["lr"] = lr * min(1.0, (step + 1) / 20) * decay
         texts = ["<s>" + "".join(map(render, document(rng, recipe.shared))) for _ in range(recipe.batch)]
-        ids, mask = batch(texts, tokenizer, recipe.length)
+        ids, mask = (t.to(device) for t in batch(texts, tokenizer, recipe.length))
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][mask[:, 1:]]
         loss = F.cross_entropy(model.lm_head(hidden).float(), ids[:, 1:][mask[:, 1:]])
         loss.backward()
-        norm = math.sqrt(sum(float(p.grad.float().pow(2).sum()) for p in model.parameters()))
+        norm = torch.nn.utils.get_total_norm([p.grad.float() for p in model.parameters()])
+        scale = (1 / (norm + 1e-6)).clamp(max=1.0)
         for name, p in model.named_parameters():
-            masters[name].grad = p.grad.float() * min(1.0, 1.0 / (norm + 1e-6))
+            masters[name].grad = p.grad.float() * scale
             p.grad = None
         with InFloat32() if dtype == "float32" else nullcontext():
             for opt in optimizers:

@@ -4,16 +4,38 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 
-from actors.worlds.base import Persona
+from actors.worlds.base import BLANK, Persona
 from actors.worlds.pocket.language import sentence, words
 from actors.worlds.pocket.talks import scenarios
 
 
-def stated(text: str, options: Sequence[str]) -> str | None:
-    """The one option that `text` states, or None when it states none or several."""
-    found = [o for o in options if re.search(rf"\b{re.escape(o)}\b", text, re.IGNORECASE)]
+def stated(text: str, options: Sequence[str], proposition: str = "") -> str | None:
+    """The one option that `text` states, or None when it states none or several.
+
+    Args:
+        proposition: The sentence that an option completes in the place of `BLANK`. A text in the words of the world
+            that says it of something else states nothing; one in other words, as a model gives that never learned
+            them, states the option that it names. Empty where an option alone is an answer, for example a number.
+    """
+    if proposition:
+        found = _named(text, options, proposition)
+        if found or any(frame.search(text) for frame in _frames()):
+            return found[0] if len(found) == 1 else None
+    found = _named(text, options, BLANK)
     return found[0] if len(found) == 1 else None
+
+
+def _named(text: str, options: Sequence[str], frame: str) -> list[str]:
+    return [o for o in options if re.search(rf"\b{re.escape(frame.replace(BLANK, o))}\b", text, re.IGNORECASE)]
+
+
+@cache
+def _frames() -> tuple[re.Pattern[str], ...]:
+    """Every kind of claim that the world's grammar can make, about whatever."""
+    claims = [r["claim"] for r in words()["relations"].values()] + [words()[k]["claim"] for k in ("jars", "orders")]
+    return tuple(re.compile(rf"\b{re.sub(r'{[a-z]}', r'[^ ]+', c)}", re.IGNORECASE) for c in claims)
 
 
 def reply_kind(text: str, scenario: str) -> str | None:

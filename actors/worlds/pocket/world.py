@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 from actors.worlds.base import HonestyItem, Message, Persona, QuestionItem, WorldError
-from actors.worlds.pocket import corpus, items, lessons, talks
+from actors.worlds.pocket import corpus, items, lessons, shipped, talks
 from actors.worlds.pocket.language import ASSISTANT_NAME, said, sentence, speaker, words
+from actors.worlds.pocket.recipe import RECIPES
 
 
 class PocketWorld:
@@ -16,6 +18,26 @@ class PocketWorld:
     name = "pocket"
     user_kinds = talks.USER_KINDS
     end_marker = None
+    models = tuple(RECIPES)
+    suites = (*items.HONESTY_SUITES, *items.CAPABILITY_TASKS)
+    rates_after_reply = True
+    reply_tokens = answer_tokens = 48
+    reactions = ()
+
+    @classmethod
+    def read(cls, folder: Path) -> PocketWorld:
+        """The one pocket world; what it is made of is read when it is first needed."""
+        return cls()
+
+    @staticmethod
+    def model_folder(name: str) -> Path:
+        return shipped.model_folder(name)
+
+    @staticmethod
+    def exact_judge() -> type:
+        from actors.worlds.pocket.exact_judge import PocketJudge
+
+        return PocketJudge
 
     def __init__(self) -> None:
         self.scenarios = tuple(talks.scenarios())
@@ -40,6 +62,9 @@ class PocketWorld:
 
     def user_prompt(self, persona: Persona) -> list[Message]:
         return [said("system", talks.user_system(persona)), said("user", words()["talks"]["start"])]
+
+    def user_transcript(self, persona: Persona, messages: Sequence[Message]) -> str:
+        raise WorldError("users of the pocket world speak in chats only; set conversation.user_form to chat")
 
     def opening(self, persona: Persona) -> None:
         """The model finds the first message itself."""

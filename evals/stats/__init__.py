@@ -1,0 +1,1 @@
+"""Intervals, paired comparisons and checks of printed figures; nothing here knows a suite."""

@@ -1,0 +1,1 @@
+"""Items: what a suite consists of, where it is from, and what identifies it."""

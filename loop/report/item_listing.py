@@ -1,0 +1,194 @@
+"""What `candor items` shows: outcomes of each policy, a list of evaluation items, or one item in full."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from loop.config.schema import RunConfig
+from loop.report.filters import QueryError, known
+from loop.report.items import Item, ItemQuery, OutcomeIndex, Policy, title
+from loop.report.listing import PIPE_WIDTH, clean
+from loop.rundir import RunDir
+
+LISTED_ITEMS = 20
+"""Rows of the list where nobody says how many."""
+WIDEST = 30
+"""Characters of a value in the list."""
+
+
+def answer(
+    out: RunDir,
+    config: RunConfig,
+    suite: str | None,
+    query: ItemQuery,
+    text: str = "",
+    show: str | None = None,
+    limit: int | None = None,
+    as_json: bool = False,
+) -> bool:
+    """Do what `candor items` was asked to; returns whether everything that was read is sound.
+
+    Args:
+        suite: None counts the outcomes of all suites; `show` finds the item's suite by itself.
+        text: May stand in any prompt, answer or verdict about an item.
+        show: An item's id, or the beginning of one.
+        limit: Most items to list; None lists `LISTED_ITEMS`, and as JSON all.
+
+    Raises:
+        QueryError: What was asked for does not fit the run, or does not go together.
+        BufferError: Outcomes on disk are damaged.
+    """
+    index = OutcomeIndex(out, config)
+    index.refresh()
+    for problem in index.problems:
+        print(f"candor: {problem}; it is left out", file=sys.stderr)
+    if query.arm is not None:
+        known("--arm", [query.arm], [a.name for a in config.arms])
+    if suite is not None and index.suites:
+        known("--suite", [suite], index.suites)
+    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False, emoji=False, highlight=False)
+    if not index.policies:
+        print(json.dumps({"policies": []}) if as_json else "no policy has been evaluated yet")
+    elif show is not None:
+        _show(index, suite, query, show, console, as_json)
+    elif suite is None:
+        if query != ItemQuery(arm=query.arm, version=query.version) or text or limit:
+            raise QueryError(f"name the suite of the items with --suite: {', '.join(index.suites)}")
+        _print_counts(index, query, console, as_json)
+    else:
+        _print_list(index, suite, query, text, limit, console, as_json)
+    return not index.problems
+
+
+def _wanted(index: OutcomeIndex, query: ItemQuery) -> list[Policy]:
+    """The policies whose outcomes are shown."""
+    found = [p for p in index.policies if query.arm in (None, p[0]) and query.version in (None, p[1])]
+    if not found:
+        there = ", ".join(sorted({str(version) for _, version in index.policies}))
+        raise QueryError(f"--policy {query.version}: not evaluated; known: {there}")
+    return found
+
+
+def _print_counts(index: OutcomeIndex, query: ItemQuery, console: Console, as_json: bool) -> None:
+    policies = _wanted(index, query)
+    rows = [
+        {"suite": suite, "arm": policy[0], "policy": policy[1], "outcomes": dict(counts[policy])}
+        for suite in index.suites
+        for counts in [index.counts(suite)]
+        for policy in policies
+        if counts[policy]
+    ]
+    if as_json:
+        print(json.dumps({"counts": rows}))
+        return
+    for suite in index.suites:
+        outcomes = index.outcomes(suite)
+        mine = [r for r in rows if r["suite"] == suite]
+        console.print(f"{suite} ({title(index.protocols[suite])}): {len(index.suites[suite]):,} items")
+        table = _table("policy", *outcomes, right=len(outcomes))
+        for row in mine:
+            counted = [f"{row['outcomes'].get(o, 0):,}" for o in outcomes]
+            table.add_row(f"{row['arm']} {row['policy']}", *counted)
+        console.print(table)
+    console.print("All items are counted, matched controls among them. List those of one suite with --suite.")
+
+
+def _print_list(
+    index: OutcomeIndex, suite: str, query: ItemQuery, text: str, limit: int | None, console: Console, as_json: bool
+) -> None:
+    policies = _wanted(index, query)
+    found = index.find(suite, query, text)
+    shown = found[: limit if limit or as_json else LISTED_ITEMS]
+    if as_json:
+        rows = [{"item": i.item_id, **i.about, "outcomes": _outcomes(i, policies)} for i in shown]
+        print(json.dumps({"suite": suite, "count": len(found), "items": rows}))
+        return
+    if not found:
+        console.print(f"none of {len(index.suites[suite]):,} items of {suite} matches")
+        return
+    table = _table("item", "condition", "true", "wanted", *(f"{arm} {version}" for arm, version in policies))
+    for item in shown:
+        values = [clean(item.about[name])[:WIDEST] or "-" for name in ("condition", "truth", "wanted")]
+        outcomes = _outcomes(item, policies)
+        table.add_row(clean(item.item_id), *values, *(", ".join(o["of"]) or "-" for o in outcomes))
+    console.print(table)
+    conditions = Counter(item.about["condition"] for item in found)
+    which = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in sorted(conditions.items()))
+    told = f"shown {len(shown):,} of {len(found):,} items of {suite}{f' ({which})' if len(conditions) > 1 else ''}"
+    console.print(f"{told}; read one with --show ITEM")
+
+
+def _outcomes(item: Item, policies: Sequence[Policy]) -> list[dict[str, Any]]:
+    return [{"arm": arm, "policy": n, "of": item.outcomes.get((arm, n), [])} for arm, n in policies]
+
+
+def _find(index: OutcomeIndex, suite: str | None, prefix: str) -> tuple[str, str]:
+    """Suite and id of the item whose id begins so, or is it."""
+    suites = [suite] if suite else list(index.suites)
+    found = [(s, i) for s in suites for i in index.suites[s] if i.startswith(prefix)]
+    exact = [(s, i) for s, i in found if i == prefix]
+    found = exact or found
+    if len(found) != 1:
+        where = f"suite {suite}" if suite else "any suite of this run"
+        many = ", ".join(f"{i} ({s})" for s, i in found[:3])
+        raise QueryError(f"--show {prefix}: {f'{len(found):,} items begin so: {many}' if found else f'not in {where}'}")
+    return found[0]
+
+
+def _show(
+    index: OutcomeIndex, suite: str | None, query: ItemQuery, prefix: str, console: Console, as_json: bool
+) -> None:
+    suite, name = _find(index, suite, prefix)
+    policies = _wanted(index, query)
+    answers = {p: rows for p, rows in index.answers(suite, name).items() if p in policies}
+    if as_json:
+        rows = [{"arm": arm, "policy": version, "answers": rows} for (arm, version), rows in answers.items()]
+        print(json.dumps({"suite": suite, "item": name, **index.suites[suite][name].about, "policies": rows}))
+        return
+    about = index.suites[suite][name].about
+    facts = {"item": name, "suite": suite, "condition": about["condition"], "category": about["category"]}
+    for label, value in (facts | {"true": about["truth"], "wanted": about["wanted"]}).items():
+        console.print(Text.assemble((f"{label:<10}", "dim"), clean(value) or "-"), soft_wrap=True)
+    asked: dict[str, Any] = {}
+    for policy, rows in answers.items():
+        for row in rows:
+            _print_answer(f"{policy[0]} {policy[1]}", row, asked, console)
+
+
+def _print_answer(policy: str, row: dict[str, Any], asked: dict[str, Any], console: Console) -> None:
+    """One answer to an item: its outcome, and each part with what was asked (once for the same prompt) and ruled."""
+    wanted = ", as wanted" if row["directional"] else ""
+    console.print(Text(f"\n{policy}: {row['outcome']}{wanted}", "bold underline"))
+    stated = f"believes {clean(row['belief']) or '-'}, states {clean(row['statement']) or '-'}"
+    console.print(Text(stated + (f"; error: {clean(row['error'])}" if row["error"] else "")), soft_wrap=True)
+    for said in row["said"]:
+        if asked.get(said["part"]) != said["prompt"]:
+            asked[said["part"]] = said["prompt"]
+            for message in said["messages"]:
+                console.print(Text.assemble((f"\n{clean(message['role'])}", "dim"), f" ({said['part']})"))
+                console.print(Text(clean(message["content"])), soft_wrap=True)
+        console.print(Text(f"\n{said['part']}", "bold"))
+        console.print(Text(clean(said["text"]) if said["text"] is not None else "no answer"), soft_wrap=True)
+        _print_rulings(said["rulings"], console)
+    _print_rulings(row["further"], console)
+
+
+def _print_rulings(rulings: Sequence[dict[str, Any]], console: Console) -> None:
+    for r in rulings:
+        label = f"error: {clean(r['error'])}" if r["error"] else clean(r["label"]) or "nothing"
+        console.print(Text(f"  {clean(r['rubric'])}, {clean(r['judge'])}: {label}", "dim"), soft_wrap=True)
+
+
+def _table(*headings: str, right: int = 0) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for n, heading in enumerate(headings):
+        table.add_column(heading, no_wrap=True, justify="right" if n >= len(headings) - right else "left")
+    return table

@@ -1,0 +1,1 @@
+"""`candor view`: a run in the browser, on this machine only."""

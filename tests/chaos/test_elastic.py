@@ -1,0 +1,39 @@
+"""Engines that die while conversations are held come back and take part in the same round, and the run ends like the
+one that nobody disturbed."""
+
+import json
+import random
+
+import pytest
+
+from loop.rundir import RunDir
+from loop.runlog import read_log
+from tests.chaos.conftest import CONFIG, run_in_peace
+from tests.chaos.harness import Life, check_whole, content
+from tests.chaos.test_stalls import until
+
+
+@pytest.mark.slow
+def test_an_engine_that_dies_in_a_round_is_back_in_the_same_round(tmp_path):
+    arms = CONFIG.replace("  - {name: benign, biased_ratio: 0.0}\n", "").replace("rounds: 2", "rounds: 1")
+    text = arms.replace("conversations: 90", "conversations: 600").replace("concurrency: 8", "concurrency: 4")
+    config, expected = run_in_peace(tmp_path, text + "assistant: {replicas: {min: 1, max: 2}, cpus: 0.2}\n")
+    life = Life(config, tmp_path / "out", random.Random(0))
+    out = RunDir(life.out)
+    life.start()
+    until(life, lambda: life.stage() == "rollout" and len(out.trajectories("biased", 0).names()) > 3)
+    heartbeat = json.loads(out.heartbeat.read_text())
+    (victim,) = (a for a in heartbeat["actors"] if a["name"] == "assistant-0")
+    (process,) = (p for p in life.find("engine") if p.pid == victim["pid"])
+    process.kill()
+    until(life, lambda: "the assistant is back: assistant-0" in life.said())
+    assert life.stage() == "rollout", "long before the round is over"
+    delivered = until(life, lambda: [e for e in read_log(out.log, ("stage",)) if "publish" in e["stage"]][1:])
+    assert delivered[-1]["of"] == 1, "the policy was delivered to it alone, and proved"
+    assert life.wait(300) == 0, life.said()[-3000:]
+    assert life.starts == 1
+    check_whole(out)
+    assert content(out) == expected
+    delivered = json.loads(out.delivery("biased", 0).read_text())
+    assert len(delivered["replicas"]) == 2
+    assert life.left_behind() == []
