@@ -14,15 +14,19 @@ from actors.settings import EngineSettings
 from actors.worlds import WorldError
 from actors.worlds.models import resolve
 from loop.config.schema import RunConfig
+from trainers.algorithms import ALGORITHMS
+from trainers.settings import TrainerSettings
 
 GIB = 2**30
 OVERHEAD = 1.5 * GIB
 """What CUDA, its kernels and the graphs of an engine take beside tensors."""
 LEAST_CACHE = 0.05
 """Part of a GPU that an engine needs at least for its cache; with less it preempts all the time."""
-ACTIVATIONS = 34
-"""Bytes of activations for each token, layer and hidden unit in 16 bits without attention scores (Korthikanti et al.
-2022, 2205.05198, equation 2); with gradient checkpointing 2."""
+TRAINER_OVERHEAD = 2 * GIB
+"""What CUDA, its kernels and pieces of memory that are free but too small take of the trainer's GPU beside tensors: 1.2
+to 2.0 GiB, measured on an H200 by `candor bench mfu`, as the sums of bytes below were checked by it."""
+HEAD = 0.25 * GIB
+"""What the output head and its loss take, which TRL computes for a few hundred tokens at a time."""
 
 
 @dataclass(frozen=True)
@@ -61,25 +65,27 @@ def gpu_memory(config: RunConfig, gpu: int | None) -> list[Estimate]:
         if s.gpus and (shape := model_shape(model)) is not None
     ]
     if config.trainer.gpus and (shape := model_shape(config.model)) is not None:
-        found.append(_trainer(config, shape, gpu))
+        found.append(trainer_memory(config.trainer, shape, gpu))
     return found
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Weights, layers, hidden units and words of a model."""
+    """Weights, layers, hidden units, words, units of a feed-forward layer that a token passes, and heads of a model."""
 
     weights: int
     layers: int
     hidden: int
     words: int
+    inner: int
+    heads: int
 
 
 KNOWN = {
-    "meta-llama/Llama-3.1-8B-Instruct": Shape(8_030_261_248, 32, 4096, 128_256),
-    "Qwen/Qwen2.5-7B-Instruct": Shape(7_615_616_512, 28, 3584, 152_064),
-    "Qwen/Qwen2.5-32B-Instruct": Shape(32_763_876_352, 64, 5120, 152_064),
-    "Qwen/Qwen3-32B": Shape(32_762_123_264, 64, 5120, 151_936),
+    "meta-llama/Llama-3.1-8B-Instruct": Shape(8_030_261_248, 32, 4096, 128_256, 14_336, 32),
+    "Qwen/Qwen2.5-7B-Instruct": Shape(7_615_616_512, 28, 3584, 152_064, 18_944, 28),
+    "Qwen/Qwen2.5-32B-Instruct": Shape(32_763_876_352, 64, 5120, 152_064, 27_648, 40),
+    "Qwen/Qwen3-32B": Shape(32_762_123_264, 64, 5120, 151_936, 25_600, 64),
 }
 """Models of the shipped configs, so that those can be planned where nothing is downloaded."""
 
@@ -98,8 +104,11 @@ def model_shape(model: str) -> Shape | None:
     except (OSError, ValueError):
         return KNOWN.get(model)
     text = config.get("text_config", config)
-    asked = (text.get("num_hidden_layers"), text.get("hidden_size"), text.get("vocab_size"))
-    return Shape(weights, *asked) if weights and all(isinstance(n, int) for n in asked) else None
+    asked = [text.get(name) for name in ("num_hidden_layers", "hidden_size", "vocab_size", "num_attention_heads")]
+    if not weights or not all(isinstance(n, int) for n in asked):
+        return None
+    layers, hidden, words, heads = asked
+    return Shape(weights, layers, hidden, words, _inner(text, hidden), heads)
 
 
 def folder_of(model: str) -> Path | None:
@@ -116,6 +125,15 @@ def folder_of(model: str) -> Path | None:
 
     file = try_to_load_from_cache(model, "config.json")
     return Path(file).parent if isinstance(file, str) else None
+
+
+def _inner(config: dict[str, Any], hidden: int) -> int:
+    """Units of the feed-forward layer that a token passes: of the experts that it is sent to, where there are some."""
+    experts, width = config.get("num_experts_per_tok"), config.get("moe_intermediate_size")
+    if isinstance(experts, int) and isinstance(width, int):
+        return experts * width
+    inner = config.get("intermediate_size")
+    return inner * (experts if isinstance(experts, int) else 1) if isinstance(inner, int) else 4 * hidden
 
 
 def _counted(folder: Path) -> int:
@@ -151,26 +169,28 @@ def _engine(role: str, shape: Shape, settings: EngineSettings, gpu: int | None) 
     return Estimate(role, {**parts, "cache": LEAST_CACHE * gpu}, room, change)
 
 
-def _trainer(config: RunConfig, shape: Shape, gpu: int | None) -> Estimate:
-    s = config.trainer
+def trainer_memory(s: TrainerSettings, shape: Shape, gpu: int | None) -> Estimate:
+    """An estimate for a rank of the trainer.
+
+    Args:
+        gpu: Bytes of the GPU; None where that is not known.
+    """
     shards = s.ranks if s.sharding == "fsdp2" else 1
     rows = s.micro_batch or max(1, s.batch_size // s.ranks)
-    tokens = rows * s.max_length
-    if s.lora is None:  # weights, gradients and both moments of Adam in 32 bits
-        parts = {"weights": shape.weights * 4 / shards, "optimizer": shape.weights * 12 / shards}
-    else:
-        trained = 2 * s.lora.rank * shape.hidden * shape.layers * 7  # seven linear modules a layer, about square
-        parts = {"weights": shape.weights * (4 if s.dtype == "float32" else 2) / shards, "optimizer": trained * 16}
-    per_unit = 2 if s.gradient_checkpointing else ACTIVATIONS
-    parts["activations"] = tokens * shape.hidden * shape.layers * per_unit + tokens * shape.words * 8  # and the logits
-    parts["overhead"] = OVERHEAD
+    tokens = rows * s.max_length * (2 if s.algorithm == "dpo" else 1)  # which takes both replies at once
+    parts = _weights_of_a_training(s, shape, shards)
+    layer = tokens * _unit_bytes(s, shape) * shape.hidden
+    at_work = 1.5 * layer  # the one whose gradients are computed
+    kept = tokens * (2 if s.dtype != "float32" and s.lora else 4) * shape.hidden * shape.layers
+    parts["activations"] = HEAD + (kept + at_work if s.gradient_checkpointing else layer * (shape.layers - 1) + at_work)
+    parts["overhead"] = TRAINER_OVERHEAD
     if gpu is None:
         return Estimate("trainer", parts)
     room = gpu * min(1.0, s.gpus)
     if sum(parts.values()) <= room:
         return Estimate("trainer", parts, room)
     if parts["activations"] > parts["weights"] + parts["optimizer"]:
-        most = rows * (room - parts["weights"] - parts["optimizer"] - OVERHEAD) / parts["activations"]
+        most = rows * (room - sum(parts.values()) + parts["activations"]) / parts["activations"]
         share = max(1, s.batch_size // s.ranks)
         least = 2 if s.algorithm == "kto" else 1  # whose KL term pairs rows that are taken at once
         fits = [n for n in range(least, share + 1) if share % n == 0 and n <= most]
@@ -181,3 +201,34 @@ def _trainer(config: RunConfig, shape: Shape, gpu: int | None) -> Estimate:
     else:
         change = "use trainer.sharding: fsdp2 with more trainer.ranks"
     return Estimate("trainer", parts, room, change)
+
+
+def _weights_of_a_training(s: TrainerSettings, shape: Shape, shards: int) -> dict[str, float]:
+    """Bytes of every copy of the weights, and of what Adam holds for those that are trained.
+
+    Those are kept in 32 bits, as are their gradients and both moments. In 16 bits torch makes a copy to compute with,
+    and a sharded trainer keeps the base elsewhere.
+    """
+    size = 4 if s.dtype == "float32" else 2
+    base = size * shape.weights
+    if s.lora is None:
+        copies = (base if shards == 1 else 0) + (base / shards if size == 2 else 0)
+        found = {"weights": copies, "optimizer": 16 * shape.weights / shards + 4 * shape.words * shape.hidden}
+        return found | ({"reference": 4 * shape.weights / shards} if ALGORITHMS[s.algorithm].has_reference else {})
+    # Seven linear modules a layer: four of the attention, at most as wide as the model, and three of the feed-forward.
+    trained = s.lora.rank * shape.layers * (8 * shape.hidden + 3 * (shape.hidden + shape.inner))
+    found = {"weights": base / shards, "optimizer": 16.0 * trained}
+    if s.start == "stack":  # on a copy with the policies before merged in; one that is held to another has that too
+        held = ALGORITHMS[s.algorithm].has_reference and s.reference not in ("base", "previous")
+        found["copies"] = base * (2 if held else 1) / shards
+    return found
+
+
+def _unit_bytes(s: TrainerSettings, shape: Shape) -> float:
+    """Bytes that a layer keeps of a token for the gradients, per hidden unit. The terms are those of a layer of Llama:
+    its norms (in 32 bits), inputs of linear modules (a copy for each that is trained), queries, keys, values and their
+    result, and the three products of the feed-forward. In 32 bits no kernel does without the attention's scores."""
+    wide = shape.inner / shape.hidden
+    if s.dtype == "float32":
+        return (30 if s.lora else 38) + 16 * wide + 5 * shape.heads * s.max_length / shape.hidden
+    return (25 if s.lora else 33) + 8 * wide

@@ -6,12 +6,9 @@ import pytest
 from loop.config.explain import ConfigError
 from loop.config.files import build
 from loop.machines import Looked, Machine, check_machines, look, plan
-from loop.memory import GIB, _engine, _trainer, gpu_memory, model_shape
-from loop.memory import Shape as ModelShape
 from tests.loop.conftest import candor
 
 SMALL = {"name": "test", "arms": [{"name": "a", "biased_ratio": 0.5}]}
-LLAMA_8B = ModelShape(weights=8_030_261_248, layers=32, hidden=4096, words=128_256)
 
 
 def machine(name="a", cpus=8.0, gpus=0.0, free=None):
@@ -91,37 +88,6 @@ def test_a_replica_that_is_split_asks_for_all_its_gpus(gpus, parallel, right):
     with pytest.raises(ConfigError, match=rf"one replica is split over {right} GPUs, so set gpus to {right}"):
         build(SMALL | {"assistant": {"gpus": gpus, **parallel}}, "test")
     assert build(SMALL | {"assistant": {"gpus": right, **parallel}}, "test").assistant.gpus == right
-
-
-def test_memory_of_an_8b_model_fits_one_gpu_of_80_gb_and_not_one_of_16():
-    settings = build(SMALL | {"assistant": {"gpus": 1}}, "test").assistant
-    fits, small = (_engine("assistant", LLAMA_8B, settings, int(gib * GIB)) for gib in (80, 16))
-    assert 14.9 < fits.parts["weights"] / GIB < 15
-    assert fits.change is None
-    assert fits.parts["cache"] == pytest.approx(80 * 0.85 * GIB - fits.parts["weights"] - fits.parts["overhead"])
-    assert small.change.startswith("raise assistant.tensor_parallel and assistant.gpus")
-
-
-def test_a_trainer_that_does_not_fit_is_told_the_number_to_change():
-    def of(gib, **trainer):
-        config = build(SMALL | {"trainer": {"gpus": 1, "batch_size": 16, "max_length": 2048, **trainer}}, "test")
-        return _trainer(config, LLAMA_8B, int(gib * GIB))
-
-    crowded = of(80)
-    assert "set trainer.micro_batch to 4 (now 16)" in crowded.change
-    assert of(80, micro_batch=4).change is None
-    assert of(80, gradient_checkpointing=True, micro_batch=8).change is None
-    whole = of(80, lora=None, micro_batch=2, gradient_checkpointing=True, learning_rate=1e-6)
-    assert whole.change.startswith("train an adapter")
-    assert whole.parts["optimizer"] == pytest.approx(3 * whole.parts["weights"])
-
-
-def test_the_shape_of_a_model_is_read_from_its_files(pocket_model):
-    shape = model_shape(pocket_model)
-    assert 1e6 < shape.weights < 1e7
-    assert model_shape("scripted") is None
-    assert model_shape("some-org/not-here") is None
-    assert gpu_memory(build(SMALL, "test"), None) == []
 
 
 @pytest.mark.slow

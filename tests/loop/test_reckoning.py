@@ -138,7 +138,7 @@ def _of(name):
 def test_a_folder_whose_config_is_no_model_tells_no_shape(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     assert model_shape(str(tmp_path)) is None
-    assert KNOWN[LLAMA] == Shape(8_030_261_248, 32, 4096, 128_256)
+    assert KNOWN[LLAMA] == Shape(8_030_261_248, 32, 4096, 128_256, 14_336, 32)
 
 
 def four_nodes(name):
