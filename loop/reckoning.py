@@ -30,8 +30,8 @@ REPLY_SHARE = 0.1
 """The same on the tokens that they write: memory bounds decoding, adapters cost a part, and conversations are never all
 at the same point."""
 TRAINER_SHARE = 0.35
-"""Part of a GPU's peak that engines are taken to reach on prompts. An assumption, as the next one is."""
-an H200 found 0.31 and 0.34 for SFT, and 0.37 and 0.35 for KTO, each without and with recomputation."""
+"""Part of a GPU's peak that the trainer is taken to reach, recomputed activations counted as work. On an H200,
+`candor bench mfu` found 0.31 and 0.34 for SFT and 0.37 and 0.35 for KTO, each without and with recomputation."""
 REQUEST_SECONDS = 2.0
 """How long an endpoint is taken to need for a request, where its limits allow more."""
 HOUR = 3600.0
