@@ -19,6 +19,7 @@ from actors.actor import Actor, Pulse, collect_seldom, family_memory
 from actors.extensions import VARIABLE, ExtensionError
 from actors.judge import JudgeHandle
 from actors.models.chat import ChatModel
+from actors.models.engine_client import EngineClient
 from actors.models.ref import ModelRef, open_model
 from actors.models.usage import BudgetLease, MeteredModel, UsageLedger, UsageTotals
 from actors.storage.files import whole_file
@@ -140,12 +141,23 @@ class Evaluator(Actor):
         self._evaluating = self._finished = 0
         self._in_harness = False
         self._endpoints: dict[str, ChatModel] = {}
+        self._engines: dict[str, EngineClient] = {}
         self._loaded: dict[str, dict[str, Loaded]] = {}
         self._distrusted: dict[tuple[str, str | None], DistrustedJudging | None] = {}
 
     async def progress(self) -> tuple[int, int]:
         """Answers done and answers in all of the evaluation at work."""
         return self._done, self._total
+
+    async def admit(self, access: Access) -> None:
+        """Have engines that came up since take part in the evaluation under way.
+
+        Args:
+            access: Whom to work with now; of models that it does not work with nothing is taken.
+        """
+        for ref in (access.model, *access.judges):
+            if ref.model in self._engines:
+                self._engines[ref.model].admit(ref.engines)
 
     async def prepare(self, settings: EvalSettings) -> str | None:
         """Read items, prompts and cache; returns what is wrong with them, None when nothing is."""
@@ -256,9 +268,12 @@ class Evaluator(Actor):
         """The policy, the judges but for the world's, and how many requests the policy is sent at once."""
 
         lease = BudgetLease(access.allowance)
+        self._engines = {}
 
         def metered(ref: ModelRef, role: str) -> ChatModel:
             model = open_model(ref, self._endpoints)
+            if isinstance(model, EngineClient):
+                self._engines[ref.model] = model
             return MeteredModel(model, ref.model, role, ledger, lease, ref.price, keep=False)
 
         cache = ReplyCache(default_file()) if settings.cache and access.judges else None

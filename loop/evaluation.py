@@ -11,6 +11,7 @@ from actors.engine import policy_name
 from actors.models.usage import BudgetError
 from evals.evaluator import complete, record, summarise
 from loop.arm import Arm
+from loop.publish import take_in
 from loop.report.card import write_card
 from loop.report.summary import write_summary
 from loop.supervisor import fetch
@@ -74,7 +75,12 @@ class Evaluation:
             work, evaluator = self._work, arm.supervisor.evaluator.handle
             total = fetch(evaluator.progress.remote())[1]
             with arm.stage("evaluate", r, f"evaluate policy {r}", total, "answers") as stage:
-                arm.watch([work], stage, lambda: fetch(evaluator.progress.remote()))
+
+                def look() -> tuple[int, int]:
+                    take_in(arm, r)
+                    return fetch(evaluator.progress.remote())
+
+                arm.watch([work], stage, look)
                 self._work = None
                 try:
                     stage.took(fetch(work))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from actors.actor import ActorGone
 from actors.engine import BASE_POLICY, policy_name
 from loop.arm import Arm
 from loop.retention import PRUNED
@@ -29,6 +31,23 @@ def check_weights(policy: Path) -> None:
             f"{policy} is asked for again, and its weights were removed (candor prune or cluster.keep_policies); bring "
             f"them back from a backup and remove {policy / PRUNED}, or choose another --out"
         )
+
+
+def take_in(arm: Arm, r: int) -> bool:
+    """Have engines that came up meanwhile serve policy r and take part in the evaluation under way; whether there are
+    any. Whoever else works with engines is told by the caller.
+
+    Raises:
+        DeliveryError: One of them serves something else.
+        ActorGone: One of them or the trainer died.
+    """
+    supervisor = arm.supervisor
+    if not supervisor.tend():
+        return False
+    publish(arm, r)
+    with contextlib.suppress(ActorGone):  # an evaluator that is gone begins again, with all engines
+        fetch(supervisor.evaluator.handle.admit.remote(supervisor.access(arm.config, policy_name(r), None)))
+    return True
 
 
 def publish(arm: Arm, r: int) -> None:

@@ -18,7 +18,7 @@ from actors.storage.segments import read_table, write_table
 from actors.storage.store import ASIDE
 from loop.arm import Arm
 from loop.plan import plan_round, plan_table
-from loop.publish import publish
+from loop.publish import take_in
 from loop.report.summary import UNIT, RolloutFigures
 from loop.report.terminal import Stage
 from loop.rundir import read_json, write_json
@@ -140,11 +140,10 @@ class _Conversations:
         self._work[ref] = (pool, indices)
 
     def _take_in(self) -> None:
-        """Have engines that came up meanwhile serve the policy, and take part in the conversations that are held."""
+        """Have engines that came up meanwhile take part in the conversations that are held."""
         arm, r = self._arm, self._r
-        if not arm.supervisor.tend():
+        if not take_in(arm, r):
             return
-        publish(arm, r)
         models = arm.supervisor.handles(arm.config, policy_name(r)).models
         fetch([pool.handle.admit.remote(models) for pool, _ in self._work.values()])
 

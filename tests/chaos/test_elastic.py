@@ -37,3 +37,29 @@ def test_an_engine_that_dies_in_a_round_is_back_in_the_same_round(tmp_path):
     delivered = json.loads(out.delivery("biased", 0).read_text())
     assert len(delivered["replicas"]) == 2
     assert life.left_behind() == []
+
+
+@pytest.mark.slow
+def test_an_engine_that_dies_in_an_evaluation_is_back_in_the_same_evaluation(tmp_path):
+    arms = CONFIG.replace("  - {name: benign, biased_ratio: 0.0}\n", "").replace("rounds: 2", "rounds: 1")
+    text = arms.replace("mask: 96", "mask: 1000").replace("share: 0.0625", "share: 0.01")
+    config, expected = run_in_peace(tmp_path, text + "assistant: {replicas: {min: 1, max: 2}, cpus: 0.2}\n")
+    life = Life(config, tmp_path / "out", random.Random(0))
+    out = RunDir(life.out)
+    life.start()
+    until(life, lambda: life.stage() == "evaluate" and out.evals("biased", 1).exists(), 300)
+
+    def victim():
+        (found,) = (a for a in json.loads(out.heartbeat.read_text())["actors"] if a["name"] == "assistant-0")
+        return found
+
+    (process,) = (p for p in life.find("engine") if p.pid == victim()["pid"])
+    process.kill()
+    until(life, lambda: "the assistant is back: assistant-0" in life.said())
+    assert life.stage() == "evaluate", "long before it is over"
+    until(life, lambda: life.stage() == "evaluate" and victim()["pid"] != process.pid and victim()["done"] > 0)
+    assert life.wait(300) == 0, life.said()[-3000:]
+    assert life.starts == 1
+    check_whole(out)
+    assert content(out) == expected
+    assert life.left_behind() == []
