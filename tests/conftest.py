@@ -147,6 +147,7 @@ def own_cache(tmp_path_factory) -> Iterator[Path]:
     """A cache folder of the tests' own, so that what they measure and judge is not kept among what this machine's runs
     did; models that were built here are in it all the same."""
     machine, own = cache_folder(), tmp_path_factory.mktemp("cache")
+    (machine / "models").mkdir(parents=True, exist_ok=True)  # there is none where nothing was fetched or built yet
     (own / "models").symlink_to(machine / "models")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CANDOR_CACHE", str(own))
