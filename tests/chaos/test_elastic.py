@@ -50,14 +50,19 @@ def test_an_engine_that_dies_in_an_evaluation_is_back_in_the_same_evaluation(tmp
     until(life, lambda: life.stage() == "evaluate" and out.evals("biased", 1).exists(), 300)
 
     def victim():
-        (found,) = (a for a in json.loads(out.heartbeat.read_text())["actors"] if a["name"] == "assistant-0")
-        return found
+        return next(a for a in json.loads(out.heartbeat.read_text())["actors"] if a["name"] == "assistant-0")
 
     (process,) = (p for p in life.find("engine") if p.pid == victim()["pid"])
     process.kill()
     until(life, lambda: "the assistant is back: assistant-0" in life.said())
     assert life.stage() == "evaluate", "long before it is over"
-    until(life, lambda: life.stage() == "evaluate" and victim()["pid"] != process.pid and victim()["done"] > 0)
+
+    def takes_part():
+        now = victim()
+        return now.get("pid", process.pid) != process.pid and now["figures"]["requests"] > 0
+
+    until(life, takes_part)
+    assert life.stage() == "evaluate"
     assert life.wait(300) == 0, life.said()[-3000:]
     assert life.starts == 1
     check_whole(out)
