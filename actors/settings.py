@@ -80,7 +80,7 @@ class EngineSettings(TemplateSettings, ActorSettings):
     which 2 have to be up (`min_replicas`)."""
     min_replicas: int | None = Field(None, ge=1)
     """So many of them have to be up: the run begins with them and waits for them, and the others join whenever there
-    is room, also while conversations are held. Null takes all at the start and one later."""
+    is room, also while conversations are held or a policy is evaluated. Null takes all at the start and one later."""
     max_model_len: int | None = Field(None, ge=64)
     """The most tokens that a prompt and its reply may have together; null takes what the model can take, up to 8192."""
     max_num_seqs: int = Field(256, ge=1)
