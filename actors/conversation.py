@@ -23,6 +23,8 @@ from actors.storage.trajectory import Conversation, Trajectory, Turn
 from actors.worlds import questions
 from actors.worlds.base import Message, Persona, World
 
+NO_LONGER_SAID = ("\n", "[", "(", "*")
+"""Where the words of a user who continues a transcript end: what follows is somebody else's, or tells what is done."""
 MIN_MASS = 0.5
 """Least probability on yes and no for an answer to the transition check to count."""
 
@@ -164,11 +166,11 @@ class ConversationRunner:
             self.progress.tokens += reply.completion_tokens
             return self._said("user", reply), reply.finish_reason == "length"
         begun = self.world.user_transcript(self.persona, self._heard())
-        reply = await self.models.aside.reply(plain(begun), replace(sampling, stop=("\n",)))
+        reply = await self.models.aside.reply(plain(begun), replace(sampling, stop=NO_LONGER_SAID))
         self.progress.tokens += reply.completion_tokens
         if not reply.text.strip():
             raise ConversationError("a message is empty")
-        text, unfinished = conduct.whole_sentences(begun.rsplit(maxsplit=1)[-1] + reply.text)
+        text, unfinished = conduct.whole_sentences(begun.rpartition("\n")[2].partition(": ")[2] + reply.text)
         return text, unfinished and reply.finish_reason == "length"
 
     async def _assistant_replies(self, turn: int) -> None:

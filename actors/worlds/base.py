@@ -154,8 +154,8 @@ class World(Protocol):
         """Messages that make a language model speak as this user; its reply is the user's next message."""
 
     def user_transcript(self, persona: Persona, messages: Sequence[Message]) -> str:
-        """A conversation as plain text that a model continues with the user's next words; `WorldError` where the world
-        has no such form.
+        """A conversation as plain text that a model continues with the user's next words. Its last line is `Person: `
+        and the first of them; `WorldError` where the world has no such form.
 
         Args:
             messages: The assistant's side of it.

@@ -405,16 +405,19 @@ def test_a_user_who_continues_a_transcript_says_whole_sentences_in_the_first_per
     user = fixed(" think so too. But what if she asks? I would not know. Not at all. And then it")
     t = talk(fixed("Ask her."), user, world=SUPPORT, user_form="transcript")
     said = [m for m in t.messages if m.role == "user"]
-    assert said[1].content == "I think so too. But what if she asks? I would not know."
+    assert said[1].content == "But in my case, I think so too. But what if she asks? I would not know."
     assert (said[1].finish_reason, said[1].flags) == ("stop", [])
     (prompt,) = [a["messages"] for a in t.asked if a["role"] == "user" and a["messages"][-1]["role"] == "plain"]
-    assert prompt[0]["content"].endswith(f"Person: {said[0].content}\n\nAssistant: Ask her.\n\nPerson: I")
+    assert prompt[0]["content"].endswith(
+        f"Person: {said[0].content}\n\nAssistant: Ask her.\n\nPerson: But in my case, I"
+    )
     assert t.user_messages[-2] == {"role": "assistant", "content": said[1].content}
+    assert {"\n", "(", "[", "*"} <= set(user.sampled[-1].stop), "what is done is not said, nor what others say"
 
 
 def test_words_without_an_end_are_kept_and_marked_and_no_words_fail():
     t = talk(fixed("Ask her."), fixed(" was about to"), world=SUPPORT, user_form="transcript")
-    assert (t.messages[3].content, t.messages[3].flags) == ("I was about to", [])
+    assert (t.messages[3].content, t.messages[3].flags) == ("But in my case, I was about to", [])
     cut = ScriptedChat(lambda m: " was about to", finish_reason="length")
     t = talk(fixed("Ask her."), cut, world=SUPPORT, user_form="transcript")
     assert (t.messages[3].finish_reason, t.messages[3].flags) == ("length", ["cut"])
