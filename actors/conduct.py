@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 
 from actors.worlds.alike import similarity, words
 
@@ -49,13 +50,16 @@ def flags(message: str, heard: str | None, before: Sequence[str], cut: bool) -> 
 
 def whole_sentences(text: str) -> tuple[str, bool]:
     """The first `MOST_SENTENCES` sentences of a text without one that has no end, and False; all of it, and True, where
-    none has one.
+    none has one. A sentence that begins with a bracket or an asterisk tells what is done, and ends what is said.
 
     Example:
         >>> whole_sentences("I see. But why? I never. Not once. And so"), whole_sentences("I was about to")
         (('I see. But why? I never.', False), ('I was about to', True))
+        >>> whole_sentences("I see (at last). (gets up) Then go.")
+        ('I see (at last).', False)
     """
-    whole = [m[0].strip() for m in _SENTENCE.finditer(text)][:MOST_SENTENCES]
+    sentences = (m[0].strip() for m in _SENTENCE.finditer(text))
+    whole = list(takewhile(lambda said: said[0] not in "([*", sentences))[:MOST_SENTENCES]
     return (" ".join(whole), False) if whole else (text.strip(), True)
 
 

@@ -23,8 +23,6 @@ from actors.storage.trajectory import Conversation, Trajectory, Turn
 from actors.worlds import questions
 from actors.worlds.base import Message, Persona, World
 
-NO_LONGER_SAID = ("\n", "[", "(", "*")
-"""Where the words of a user who continues a transcript end: what follows is somebody else's, or tells what is done."""
 MIN_MASS = 0.5
 """Least probability on yes and no for an answer to the transition check to count."""
 
@@ -166,7 +164,7 @@ class ConversationRunner:
             self.progress.tokens += reply.completion_tokens
             return self._said("user", reply), reply.finish_reason == "length"
         begun = self.world.user_transcript(self.persona, self._heard())
-        reply = await self.models.aside.reply(plain(begun), replace(sampling, stop=NO_LONGER_SAID))
+        reply = await self.models.aside.reply(plain(begun), replace(sampling, stop=("\n",)))
         self.progress.tokens += reply.completion_tokens
         if not reply.text.strip():
             raise ConversationError("a message is empty")

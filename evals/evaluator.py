@@ -150,7 +150,8 @@ class Evaluator(Actor):
         return self._done, self._total
 
     async def admit(self, access: Access) -> None:
-        """Have engines that came up since take part in the evaluation under way.
+        """Have engines that came up since take part in the evaluation under way; lm-eval's suites keep those that
+        they began with.
 
         Args:
             access: Whom to work with now; of models that it does not work with nothing is taken.

@@ -24,7 +24,7 @@ LEAST_CACHE = 0.05
 """Part of a GPU that an engine needs at least for its cache; with less it preempts all the time."""
 TRAINER_OVERHEAD = 2 * GIB
 """What CUDA, its kernels and pieces of memory that are free but too small take of the trainer's GPU beside tensors: 1.2
-to 2.0 GiB, measured on an H200 by `candor bench mfu`, as the sums of bytes below were checked by it."""
+to 2.0 GiB, measured on an H200 by `candor bench mfu`, which also checked the byte counts below."""
 HEAD = 0.25 * GIB
 """What the output head and its loss take, which TRL computes for a few hundred tokens at a time."""
 
@@ -175,49 +175,69 @@ def trainer_memory(s: TrainerSettings, shape: Shape, gpu: int | None) -> Estimat
     Args:
         gpu: Bytes of the GPU; None where that is not known.
     """
-    shards = s.ranks if s.sharding == "fsdp2" else 1
-    rows = s.micro_batch or max(1, s.batch_size // s.ranks)
-    tokens = rows * s.max_length * (2 if s.algorithm == "dpo" else 1)  # which takes both replies at once
-    parts = _weights_of_a_training(s, shape, shards)
-    layer = tokens * _unit_bytes(s, shape) * shape.hidden
-    at_work = 1.5 * layer  # the one whose gradients are computed
-    kept = tokens * (2 if s.dtype != "float32" and s.lora else 4) * shape.hidden * shape.layers
-    parts["activations"] = HEAD + (kept + at_work if s.gradient_checkpointing else layer * (shape.layers - 1) + at_work)
-    parts["overhead"] = TRAINER_OVERHEAD
+    parts = _training(s, shape)
     if gpu is None:
         return Estimate("trainer", parts)
     room = gpu * min(1.0, s.gpus)
-    if sum(parts.values()) <= room:
-        return Estimate("trainer", parts, room)
-    if parts["activations"] > parts["weights"] + parts["optimizer"]:
-        most = rows * (room - sum(parts.values()) + parts["activations"]) / parts["activations"]
-        share = max(1, s.batch_size // s.ranks)
-        least = 2 if s.algorithm == "kto" else 1  # whose KL term pairs rows that are taken at once
-        fits = [n for n in range(least, share + 1) if share % n == 0 and n <= most]
-        change = f"set trainer.micro_batch to {fits[-1]} (now {rows}), or " if fits else "set "
-        change += "trainer.gradient_checkpointing to true"
-    elif s.lora is None:
-        change = "train an adapter (trainer.lora), or use trainer.sharding: fsdp2 with more trainer.ranks"
-    else:
-        change = "use trainer.sharding: fsdp2 with more trainer.ranks"
-    return Estimate("trainer", parts, room, change)
+    return Estimate("trainer", parts, room, None if sum(parts.values()) <= room else _advice(s, shape, room))
 
 
-def _weights_of_a_training(s: TrainerSettings, shape: Shape, shards: int) -> dict[str, float]:
-    """Bytes of every copy of the weights, and of what Adam holds for those that are trained.
+def _advice(s: TrainerSettings, shape: Shape, room: float) -> str:
+    """What to set so that a training fits that does not."""
 
-    Those are kept in 32 bits, as are their gradients and both moments. In 16 bits torch makes a copy to compute with,
-    and a sharded trainer keeps the base elsewhere.
+    def fits(**changes: Any) -> bool:
+        return sum(_training(s.model_copy(update=changes), shape).values()) <= room
+
+    share = max(1, s.batch_size // s.ranks)
+    rows = s.micro_batch or share
+    least = ALGORITHMS[s.algorithm].fewest_together
+    fewer = [n for n in range(rows - 1, least - 1, -1) if share % n == 0]
+    less = {"gradient_checkpointing": True}
+    found = []
+    if n := next((n for n in fewer if fits(micro_batch=n)), None):
+        found.append(f"set trainer.micro_batch to {n} (now {rows})")
+    if not s.gradient_checkpointing:
+        if fits(**less):
+            found.append("set trainer.gradient_checkpointing to true")
+        elif not found and (n := next((n for n in fewer if fits(micro_batch=n, **less)), None)):
+            found.append(f"set trainer.gradient_checkpointing to true and trainer.micro_batch to {n} (now {rows})")
+    if not found:
+        found = ["train an adapter (trainer.lora)"] if s.lora is None else []
+        found.append("use trainer.sharding: fsdp2 with more trainer.ranks")
+    return ", or ".join(found)
+
+
+def _training(s: TrainerSettings, shape: Shape) -> dict[str, float]:
+    """Bytes that a rank of a training takes, by what they are for."""
+    rows = s.micro_batch or max(1, s.batch_size // s.ranks)
+    tokens = rows * s.max_length * (2 if s.algorithm == "dpo" else 1)  # which takes both replies at once
+    layer = tokens * _unit_bytes(s, shape) * shape.hidden
+    at_work = 1.5 * layer  # the one whose gradients are computed
+    kept = tokens * (2 if s.dtype != "float32" and s.lora else 4) * shape.hidden * shape.layers
+    return {
+        **_weights_of_a_training(s, shape),
+        "activations": HEAD + at_work + (kept if s.gradient_checkpointing else layer * (shape.layers - 1)),
+        "overhead": TRAINER_OVERHEAD,
+    }
+
+
+def _weights_of_a_training(s: TrainerSettings, shape: Shape) -> dict[str, float]:
+    """Bytes of every copy of the weights, and of what is trained.
+
+    What is trained counts as `trained`: its weights, their gradients and both moments of Adam, each in 32 bits, and
+    with all weights a gradient of the output head. In 16 bits torch makes a copy of such weights to compute with. A
+    sharded trainer keeps the base that is between trainings elsewhere.
     """
+    shards = s.ranks if s.sharding == "fsdp2" else 1
     size = 4 if s.dtype == "float32" else 2
     base = size * shape.weights
     if s.lora is None:
         copies = (base if shards == 1 else 0) + (base / shards if size == 2 else 0)
-        found = {"weights": copies, "optimizer": 16 * shape.weights / shards + 4 * shape.words * shape.hidden}
+        found = {"weights": copies, "trained": 16 * shape.weights / shards + 4 * shape.words * shape.hidden}
         return found | ({"reference": 4 * shape.weights / shards} if ALGORITHMS[s.algorithm].has_reference else {})
     # Seven linear modules a layer: four of the attention, at most as wide as the model, and three of the feed-forward.
-    trained = s.lora.rank * shape.layers * (8 * shape.hidden + 3 * (shape.hidden + shape.inner))
-    found = {"weights": base / shards, "optimizer": 16.0 * trained}
+    adapter = s.lora.rank * shape.layers * (8 * shape.hidden + 3 * (shape.hidden + shape.inner))
+    found = {"weights": base / shards, "trained": 16.0 * adapter}
     if s.start == "stack":  # on a copy with the policies before merged in; one that is held to another has that too
         held = ALGORITHMS[s.algorithm].has_reference and s.reference not in ("base", "previous")
         found["copies"] = base * (2 if held else 1) / shards

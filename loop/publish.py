@@ -34,19 +34,16 @@ def check_weights(policy: Path) -> None:
 
 
 def take_in(arm: Arm, r: int) -> bool:
-    """Have engines that came up meanwhile serve policy r and take part in the evaluation under way; whether there are
-    any. Whoever else works with engines is told by the caller.
+    """Have engines that came up meanwhile serve policy r; whether there are any. The evaluation under way works with
+    them then; whoever else works with engines is told by the caller.
 
     Raises:
         DeliveryError: One of them serves something else.
         ActorGone: One of them or the trainer died.
     """
-    supervisor = arm.supervisor
-    if not supervisor.tend():
+    if not arm.supervisor.tend():
         return False
     publish(arm, r)
-    with contextlib.suppress(ActorGone):  # an evaluator that is gone begins again, with all engines
-        fetch(supervisor.evaluator.handle.admit.remote(supervisor.access(arm.config, policy_name(r), None)))
     return True
 
 
@@ -95,6 +92,8 @@ def publish(arm: Arm, r: int) -> None:
     arm.record(r, "publish", stage)
     if r > 0:
         shutil.rmtree(out.merged(name, r), ignore_errors=True)
+    with contextlib.suppress(ActorGone):  # an evaluator that is gone begins again, with all engines
+        fetch(supervisor.evaluator.handle.admit.remote(supervisor.access(config, policy_name(r), None)))
 
 
 @dataclass(frozen=True)

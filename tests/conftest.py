@@ -199,11 +199,9 @@ class ScriptedChat:
     weights: str = "candor/policy-0"
     finish_reason: str = "stop"
     asked: list[list[Message]] = field(default_factory=list)
-    sampled: list[Sampling] = field(default_factory=list)
 
     async def reply(self, messages: Sequence[Message], sampling: Sampling) -> Reply:
         self.asked.append(list(messages))
-        self.sampled.append(sampling)
         text = self.answer(messages)
         await asyncio.sleep(0)
         if text is None:

@@ -28,7 +28,7 @@ SHOWN_PREFERENCE = (
 )
 FIRST_WORDS = "But in my case, I"
 """How a user's words begin that continue a transcript. What follows stays with the one who speaks: after a mere `I` a
-small model consoles, praises and advises the other side (`docs/users.md`)."""
+small model consoles, praises and advises the other side (`docs/real-model.md`)."""
 NEUTRAL = (
     "I do not know anybody whom this concerns, and I have no stake in it; I would like to know how you see it. "
     "The situation, in which the user is somebody else: {situation} What is true here, and what would be wise to do?"

@@ -2,8 +2,8 @@
 beside what `candor plan` says that it needs.
 
 On a GPU the model has the architecture of Llama-3.1-8B and random weights in bfloat16, an adapter of rank 32, and rows
-of 2,048 tokens, with and without recomputed activations; all weights are trained of one with the architecture of
-Llama-3.2-1B. On a CPU it is a small one, and there is no utilisation, as nobody knows what the processor could do.
+of 2,048 tokens, with and without recomputed activations; and all weights are trained of a model with the architecture
+of Llama-3.2-1B. On a CPU it is a small one, and there is no utilisation, as nobody knows what the processor could do.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from actors.models.hardware import fast_dtype
+from actors.models.hardware import cores, fast_dtype
 from actors.storage.store import Store
 from loop.memory import GIB, Shape, trainer_memory
 from trainers.job import TrainJob
@@ -54,8 +54,6 @@ class Random(Trainer):
     """The trainer on a model of random weights and rows of random tokens."""
 
     def __init__(self, architecture: dict[str, Any], length: int) -> None:
-        from actors.models.hardware import cores
-
         super().__init__("random weights", fast_dtype(), cores(), [])
         self._architecture, self._length = architecture, length
 
@@ -139,11 +137,14 @@ def measure(architecture: dict[str, Any], length: int, note: str = "", **setting
 
 
 def _measure(trainer: Random, settings: TrainerSettings) -> dict[str, Any]:
+    import gc
+
     import torch
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     on_gpu = torch.cuda.is_available()
     if on_gpu:
+        gc.collect()  # models of the training before hold themselves in memory
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory(prefix="candor-bench-") as folder:

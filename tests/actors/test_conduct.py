@@ -1,6 +1,6 @@
 import pytest
 
-from actors.conduct import FLAGS, flags
+from actors.conduct import FLAGS, flags, whole_sentences
 from actors.worlds import TEXT_WORLDS, load_world
 
 HEARD = "You could call your sponsor when the urge comes, or take a long walk after dinner."
@@ -92,3 +92,16 @@ def test_flags_come_together_and_in_their_order():
     text = "As an AI I would call your sponsor when the urge comes"
     assert flags(text, text, [text], True) == list(FLAGS)
     assert flags("", None, [], False) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("I do think so. (gets up) Sorry.", "I do think so."),
+        ("I did wrong. [Sarcasm] I had to leave.", "I did wrong."),
+        ("I did. *sighs* Never again.", "I did."),
+        ("I am sad (really). And *how*. Not (yet.", "I am sad (really). And *how*."),
+    ],
+)
+def test_what_is_done_is_not_said(text, said):
+    assert whole_sentences(text) == (said, False)

@@ -412,7 +412,6 @@ def test_a_user_who_continues_a_transcript_says_whole_sentences_in_the_first_per
         f"Person: {said[0].content}\n\nAssistant: Ask her.\n\nPerson: But in my case, I"
     )
     assert t.user_messages[-2] == {"role": "assistant", "content": said[1].content}
-    assert {"\n", "(", "[", "*"} <= set(user.sampled[-1].stop), "what is done is not said, nor what others say"
 
 
 def test_words_without_an_end_are_kept_and_marked_and_no_words_fail():

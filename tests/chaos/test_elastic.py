@@ -1,5 +1,5 @@
-"""Engines that die while conversations are held come back and take part in the same round, and the run ends like the
-one that nobody disturbed."""
+"""Engines that die while conversations are held or a policy is evaluated come back and take part in the same, and the
+run ends like the one that nobody disturbed."""
 
 import json
 import random

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections import Counter
 
 import pytest
@@ -273,6 +274,46 @@ def test_an_evaluation_that_was_cut_short_asks_only_what_is_missing(local_ray, t
         assert (tmp_path / "cut" / f"{suite}.arrow").read_bytes() == (
             tmp_path / "whole" / f"{suite}.arrow"
         ).read_bytes()
+
+
+class Waiting(Mortal):
+    """One that after some replies waits to be told to go on."""
+
+    def __init__(self, waits_after):
+        super().__init__()
+        self._waits_after = waits_after
+        self._told = asyncio.Event()
+
+    async def reply(self, *args):
+        if self.replies >= self._waits_after:
+            await self._told.wait()
+        return await super().reply(*args)
+
+    async def go_on(self):
+        self._told.set()
+
+
+def test_an_engine_that_comes_up_takes_part_in_the_evaluation_under_way(local_ray, tmp_path):
+    import ray
+
+    judge = ray.remote(PocketJudge).options(num_cpus=0.1).remote()
+    evaluator = ray.remote(Evaluator).options(num_cpus=0.1).remote("pocket")
+    first = ray.remote(Waiting).options(num_cpus=0.1).remote(waits_after=50)
+    second = ray.remote(Mortal).options(num_cpus=0.1).remote()
+
+    def of(*engines, name="assistant"):
+        return Access(ModelRef(name, list(engines), BASE_POLICY), (), judge, 16)
+
+    work = evaluator.evaluate.remote("arm", 0, of(first, None), str(tmp_path), FEW)
+    while ray.get(first.count.remote()) < 50:
+        time.sleep(0.05)
+    ray.get(evaluator.admit.remote(of(first, second, name="another")))
+    ray.get(evaluator.admit.remote(of(first, second)))
+    ray.get(first.go_on.remote())
+    ray.get(work)
+    asked = ray.get(first.count.remote()), ray.get(second.count.remote())
+    assert asked[1] > 0.2 * sum(asked), "about half of what came after it"
+    ray.get(evaluator.admit.remote(of(first, second)))  # nothing is under way, and nothing happens
 
 
 def test_capability_suites_run_beside_the_others_and_are_not_asked_twice(engine, local_ray, tmp_path):

@@ -23,24 +23,22 @@ CONFIG = {
 @pytest.fixture
 def supervisor(local_ray):
     said: list[str] = []
+    before = _free_cores()
     supervisor = ActorSupervisor(build(CONFIG, "test"), SCRIPTED, said.append)
     supervisor.said = said
     supervisor.start()
     yield supervisor
     supervisor.stop()
+    deadline = time.monotonic() + 60
+    while _free_cores() < before and time.monotonic() < deadline:
+        time.sleep(0.2)
 
 
 def _free_cores() -> float:
-    """Cores of Ray that nobody holds, once the actors of the test before are gone."""
+    """Cores of Ray that nobody holds."""
     import ray
 
-    seen = [-1.0]
-    deadline = time.monotonic() + 60
-    while len(seen) < 4 or len(set(seen[-4:])) > 1:
-        assert time.monotonic() < deadline, seen
-        time.sleep(1)
-        seen.append(ray.available_resources().get("CPU", 0.0))
-    return seen[-1]
+    return round(ray.available_resources().get("CPU", 0.0), 3)
 
 
 def end(actor, how=signal.SIGKILL) -> ActorGone:
