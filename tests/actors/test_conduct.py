@@ -100,7 +100,7 @@ def test_flags_come_together_and_in_their_order():
         ("I do think so. (gets up) Sorry.", "I do think so."),
         ("I did wrong. [Sarcasm] I had to leave.", "I did wrong."),
         ("I did. *sighs* Never again.", "I did."),
-        ("I am sad (really). And *how*. Not (yet.", "I am sad (really). And *how*."),
+        ("I am sad (really). And *how*. Not (yet", "I am sad (really). And *how*."),
     ],
 )
 def test_what_is_done_is_not_said(text, said):
