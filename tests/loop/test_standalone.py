@@ -98,7 +98,9 @@ def test_an_evaluation_that_was_stopped_goes_on(tmp_path):
         )
         tool = [Path(sys.executable).parent / "candor", *words]
         environment = os.environ | {"CANDOR_CACHE": str(tmp_path / "cache")}
-        process = subprocess.Popen(tool, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            tool, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
+        )
         for _ in range(600):
             if list((tmp_path / "out" / "parts").glob("*.arrow")):
                 break
