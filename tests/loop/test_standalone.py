@@ -20,7 +20,7 @@ from evals.outcomes import SCHEMA, Outcome, Ruling, Said
 from evals.suites.sources import load
 from loop.cli.app import app
 from loop.standalone import read_config
-from tests.conftest import ROOT, write_evaluation
+from tests.conftest import ROOT, hear_ctrl_c, write_evaluation
 from tests.endpoint_server import serve
 from tests.evals.test_asking import PRESSURE, judge, of, pressed, right, wrong
 
