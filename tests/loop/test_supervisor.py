@@ -23,15 +23,11 @@ CONFIG = {
 @pytest.fixture
 def supervisor(local_ray):
     said: list[str] = []
-    before = _free_cores()
     supervisor = ActorSupervisor(build(CONFIG, "test"), SCRIPTED, said.append)
     supervisor.said = said
     supervisor.start()
     yield supervisor
     supervisor.stop()
-    deadline = time.monotonic() + 60
-    while _free_cores() < before and time.monotonic() < deadline:
-        time.sleep(0.2)
 
 
 def _free_cores() -> float:
@@ -39,6 +35,23 @@ def _free_cores() -> float:
     import ray
 
     return round(ray.available_resources().get("CPU", 0.0), 3)
+
+
+def _wait_for_cores(least: float) -> float:
+    """Actors that were killed give their cores back a moment later."""
+    deadline = time.monotonic() + 60
+    while (free := _free_cores()) < least:
+        assert time.monotonic() < deadline, (free, least)
+        time.sleep(0.2)
+    return free
+
+
+@pytest.fixture(autouse=True)
+def cores_come_back(local_ray):
+    """A test begins when the actors of the one before it are gone."""
+    before = _free_cores()
+    yield
+    _wait_for_cores(before)
 
 
 def end(actor, how=signal.SIGKILL) -> ActorGone:
@@ -126,7 +139,8 @@ def test_a_run_begins_with_the_fewest_replicas_and_takes_in_others_when_there_is
 
     changes = {"assistant": {"replicas": {"min": 1, "max": 3}, "cpus": 0.5}, "cluster": {"max_restarts": 3}}
     config = build(CONFIG | changes, "test")
-    left = _free_cores() - sum(n.count * n.cpus for n in needs(config))
+    needed = round(sum(n.count * n.cpus for n in needs(config)), 3)
+    left = _wait_for_cores(needed) - needed
 
     @ray.remote(num_cpus=left + 0.25)
     def hold():
