@@ -138,7 +138,7 @@ def test_a_run_begins_with_the_fewest_replicas_and_takes_in_others_when_there_is
     import ray
 
     changes = {"assistant": {"replicas": {"min": 1, "max": 3}, "cpus": 0.5}, "cluster": {"max_restarts": 3}}
-    config = build(CONFIG | changes, "test")
+    config = build(CONFIG | changes | {"trainer": {"cpus": 0.1}}, "test")
     needed = round(sum(n.count * n.cpus for n in needs(config)), 3)
     left = _wait_for_cores(needed) - needed
 
