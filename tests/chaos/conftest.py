@@ -22,6 +22,8 @@ trainer: {lora: {rank: 4, alpha: 8}, batch_size: 8}
 evals: {mask: 96, sycophancy: 24, provided: 24, deceptionbench: 24, capability: 20, share: 0.0625}
 cluster: {max_restarts: 50}
 """
+ONE_ARM = CONFIG.replace("  - {name: benign, biased_ratio: 0.0}\n", "").replace("rounds: 2", "rounds: 1")
+"""The same with one arm and one round."""
 
 
 @pytest.fixture(scope="session")
@@ -33,8 +35,7 @@ def untouched(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
 @pytest.fixture(scope="session")
 def small_untouched(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     """The same for one arm and one round."""
-    arms = CONFIG.replace("  - {name: benign, biased_ratio: 0.0}\n", "").replace("rounds: 2", "rounds: 1")
-    return run_in_peace(tmp_path_factory.mktemp("chaos"), arms)
+    return run_in_peace(tmp_path_factory.mktemp("chaos"), ONE_ARM)
 
 
 def run_in_peace(folder: Path, text: str) -> tuple[Path, dict[str, Any]]:

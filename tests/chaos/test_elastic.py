@@ -8,15 +8,14 @@ import pytest
 
 from loop.rundir import RunDir
 from loop.runlog import read_log
-from tests.chaos.conftest import CONFIG, run_in_peace
+from tests.chaos.conftest import ONE_ARM, run_in_peace
 from tests.chaos.harness import Life, check_whole, content
 from tests.chaos.test_stalls import until
 
 
 @pytest.mark.slow
 def test_an_engine_that_dies_in_a_round_is_back_in_the_same_round(tmp_path):
-    arms = CONFIG.replace("  - {name: benign, biased_ratio: 0.0}\n", "").replace("rounds: 2", "rounds: 1")
-    text = arms.replace("conversations: 90", "conversations: 600").replace("concurrency: 8", "concurrency: 4")
+    text = ONE_ARM.replace("conversations: 90", "conversations: 600").replace("concurrency: 8", "concurrency: 4")
     config, expected = run_in_peace(tmp_path, text + "assistant: {replicas: {min: 1, max: 2}, cpus: 0.2}\n")
     life = Life(config, tmp_path / "out", random.Random(0))
     out = RunDir(life.out)
@@ -41,8 +40,7 @@ def test_an_engine_that_dies_in_a_round_is_back_in_the_same_round(tmp_path):
 
 @pytest.mark.slow
 def test_an_engine_that_dies_in_an_evaluation_is_back_in_the_same_evaluation(tmp_path):
-    arms = CONFIG.replace("  - {name: benign, biased_ratio: 0.0}\n", "").replace("rounds: 2", "rounds: 1")
-    text = arms.replace("mask: 96", "mask: 1000").replace("share: 0.0625", "share: 0.01")
+    text = ONE_ARM.replace("mask: 96", "mask: 1000").replace("share: 0.0625", "share: 0.01")
     config, expected = run_in_peace(tmp_path, text + "assistant: {replicas: {min: 1, max: 2}, cpus: 0.2}\n")
     life = Life(config, tmp_path / "out", random.Random(0))
     out = RunDir(life.out)

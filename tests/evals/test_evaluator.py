@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import time
 from collections import Counter
 
 import pytest
@@ -306,7 +305,7 @@ def test_an_engine_that_comes_up_takes_part_in_the_evaluation_under_way(local_ra
 
     work = evaluator.evaluate.remote("arm", 0, of(first, None), str(tmp_path), FEW)
     while ray.get(first.count.remote()) < 50:
-        time.sleep(0.05)
+        assert not ray.wait([work], timeout=0.05)[0], "it ended before"
     ray.get(evaluator.admit.remote(of(first, second, name="another")))
     ray.get(evaluator.admit.remote(of(first, second)))
     ray.get(first.go_on.remote())
