@@ -51,6 +51,8 @@ IDLE_SECONDS = 120
 """How long new weights wait for requests that nobody awaits any more; a long reply takes less."""
 
 
+ADAPTERS = 4
+"""Policies that an engine serves beside the base model at once."""
 STUCK_SECONDS = 60
 """A core that starts and uses no processor time for so long does not start any more."""
 LOOK_SECONDS = 5
@@ -119,7 +121,7 @@ class Engine(BatchedServer, Host, Actor):
         self._context = context(shape, s.max_model_len)
         args: dict[str, Any] = {}
         if self._lora_rank is not None:
-            args = {"enable_lora": True, "max_loras": 4, "max_lora_rank": served_rank(self._lora_rank)}
+            args = {"enable_lora": True, "max_loras": ADAPTERS, "max_lora_rank": served_rank(self._lora_rank)}
         if current_platform.is_cpu():
             _fork_the_core()
             args["enforce_eager"] = True

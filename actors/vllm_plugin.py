@@ -19,8 +19,8 @@ _PR_SET_PDEATHSIG = 1
 
 
 def register() -> None:
-    """Ask Linux for AMX where the CPU has it, make an engine's processes die with the actor that owns them, and have a
-    server render chats as a run does.
+    """Ask Linux for AMX where the CPU has it, make an engine's processes die with the actor that owns them, have a CPU
+    apply adapters to the requests that ask for them, and have a server render chats as a run does.
 
     vLLM's bfloat16 attention kernel uses AMX tiles, and a process that never asked for them is killed by SIGILL.
     """
@@ -29,12 +29,21 @@ def register() -> None:
     torch.cpu._init_amx()
     _die_with_the_owner()
     os.register_at_fork(after_in_child=_begin_as_a_child)
+    _adapters_of_requests()
     if TEMPLATE in os.environ:
         from vllm.renderers.registry import RENDERER_REGISTRY
         from vllm.tokenizers.registry import TokenizerRegistry
 
         TokenizerRegistry.register(MODE, "vllm.tokenizers.hf", "CachedHfTokenizer")
         RENDERER_REGISTRY.register(MODE, "actors.vllm_renderer", "RunRenderer")
+
+
+def _adapters_of_requests() -> None:
+    """Have CPU engines apply adapters with `actors.vllm_lora`."""
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        type(current_platform).get_punica_wrapper = staticmethod(lambda: "actors.vllm_lora.GroupedPunica")
 
 
 def _begin_as_a_child() -> None:

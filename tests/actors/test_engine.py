@@ -166,6 +166,25 @@ def test_a_published_policy_is_what_the_trainer_computes(engine, moved, pocket_m
     assert distance(served, before) < 0.1
 
 
+def test_requests_without_an_adapter_get_none_beside_those_that_have_one(engine, moved):
+    """With all of an engine's places for adapters taken, so that none of them is empty by chance."""
+    policies = [f"candor/policy-{n}" for n in range(1, engine_module.ADAPTERS + 1)]
+    for policy in policies:
+        ray.get(engine.publish.remote(policy, str(moved[0] / "adapter"), "lora"))
+
+    def firsts(asked):
+        """The log-probabilities of what each policy says first."""
+        sampling = Sampling(1, temperature=0, logprobs=True)
+        hello = [said("user", "Hello.")]
+        return [r.logprobs[0] for r in ray.get([engine.reply.remote(policy, hello, sampling) for policy in asked])]
+
+    [base], own = firsts([BASE_POLICY]), [firsts([p])[0] for p in policies]
+    assert all(abs(p - base) > 0.2 for p in own)
+    mixed = firsts([BASE_POLICY, *policies] * 8)
+    assert mixed == pytest.approx([base, *own] * 8, abs=0.1)
+    ray.get(engine.retire.remote())
+
+
 def test_ranks_that_vllm_serves():
     assert [served_rank(r) for r in (1, 4, 8, 33)] == [1, 8, 8, 64]
     with pytest.raises(ValueError, match="up to 512"):

@@ -137,6 +137,22 @@ def test_faults_are_errors_of_openais_form_and_leave_the_engine_unharmed(served)
     assert client.chat.completions.create(model="candor/policy-1", messages=hello, max_tokens=4).choices
 
 
+def test_a_batch_of_both_policies_answers_each_as_it_answers_alone(served):
+    address, _ = served
+    policies = ["candor/policy-0", "candor/policy-1"]
+
+    async def said(asked):
+        async with openai.AsyncOpenAI(base_url=address, api_key=KEY, max_retries=0) as many:
+            hello = [{"role": "user", "content": "Hello."}]
+            given = {"messages": hello, "temperature": 0, "max_tokens": 1, "logprobs": True}
+            replies = await asyncio.gather(*(many.chat.completions.create(model=p, **given) for p in asked))
+            return [r.choices[0].logprobs.content[0].logprob for r in replies]
+
+    alone = [asyncio.run(said([p]))[0] for p in policies]
+    assert abs(alone[0] - alone[1]) > 1
+    assert asyncio.run(said(policies * 8)) == pytest.approx(alone * 8, abs=0.1)
+
+
 def test_two_policies_are_talked_with_side_by_side(run):
     done = subprocess.run(
         [*CANDOR, "chat", str(run.root), "--round", "1", "--against", "0", "--temperature", "0", "--system", ""],

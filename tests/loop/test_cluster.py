@@ -93,6 +93,29 @@ def test_a_long_folder_for_temporary_files_does_not_stop_rays_sockets(tmp_path):
         socket_folder({"RAY_TMPDIR": long})
 
 
+def test_a_run_hears_sigterm_also_while_ray_starts():
+    """Ray has a handler of its own, which ends the process; it is not there at any time."""
+    code = (
+        "import signal, threading, time, ray\n"
+        "from loop.cluster import start_local_ray\n"
+        "own = lambda *_: None\n"
+        "signal.signal(signal.SIGTERM, own)\n"
+        "seen, over = set(), threading.Event()\n"
+        "def look():\n"
+        "    while not over.is_set():\n"
+        "        seen.add(signal.getsignal(signal.SIGTERM))\n"
+        "        time.sleep(0.001)\n"
+        "looking = threading.Thread(target=look)\n"
+        "looking.start()\n"
+        "start_local_ray('heard')\n"
+        "over.set()\n"
+        "looking.join()\n"
+        "print(seen == {own} and signal.getsignal(signal.SIGTERM) is own)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1:] == ["True"], done.stderr[-2000:]
+
+
 @pytest.mark.slow
 def test_workers_have_the_drivers_python_also_under_uv_run():
     """Ray, which finds `uv run` among its parents, would give workers a new environment and wait for it."""
