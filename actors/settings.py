@@ -162,8 +162,8 @@ class AssistantSettings(EngineSettings):
 
     sync: Literal["auto", "lora", "merged"] = "auto"
     """`lora` loads each policy's adapter beside the base model; `merged` reloads whole merged weights; `auto` takes
-    `merged` on a CPU, where an active adapter costs most of the throughput, and `lora` on a GPU and for models on a CPU
-    whose output head is tied to the embeddings, as vLLM keeps the old head when it reloads those."""
+    `merged` on a CPU, where an active adapter costs a quarter of the throughput, and `lora` on a GPU and for models on
+    a CPU whose output head is tied to the embeddings, as vLLM keeps the old head when it reloads those."""
     probe_tolerance: float = Field(0.2, gt=0)
     """Largest mean difference, in nats per token, between the engine's and the trainer's log-probabilities of the probe
     texts. Above it a published policy counts as not delivered, and the run stops."""
