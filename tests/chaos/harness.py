@@ -51,6 +51,7 @@ class Life:
     Attributes:
         kills: (role, stage) of each process that was killed.
         starts: How many processes of `candor run` it took.
+        before: What has the command run elsewhere, such as on another machine.
     """
 
     config: Path
@@ -58,6 +59,7 @@ class Life:
     rng: random.Random
     kills: list[tuple[str, str]] = field(default_factory=list)
     starts: int = 0
+    before: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.process: subprocess.Popen | None = None
@@ -67,7 +69,7 @@ class Life:
         self.starts += 1
         with open(self.log, "a") as log:
             self.process = subprocess.Popen(
-                [CANDOR, "run", self.config, "--out", self.out],
+                [*self.before, CANDOR, "run", self.config, "--out", self.out],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=ROOT,
