@@ -70,6 +70,22 @@ class TemplateSettings(Settings):
         return TemplateSettings(**{name: getattr(self, name) for name in TemplateSettings.model_fields})
 
 
+def _range_apart(data: Any, most: str, fewest: str) -> Any:
+    """Settings in which a range `{min: 2, max: 8}` of how many actors there are became two numbers."""
+    given = data.get(most) if isinstance(data, dict) else None
+    if not isinstance(given, dict):
+        return data
+    if set(given) != {"min", "max"}:
+        raise ValueError(f"{most} {given}: give a number, or a range as {{min: 2, max: 8}}")
+    return {**data, most: given["max"], fewest: given["min"]}
+
+
+def _check_range(settings: ActorSettings, most: str, fewest: str) -> None:
+    least, all_ = getattr(settings, fewest), getattr(settings, most)
+    if least is not None and least > all_:
+        raise ValueError(f"{fewest} {least} is more than {most} {all_}")
+
+
 class EngineSettings(TemplateSettings, ActorSettings):
     """A vLLM engine and its replicas."""
 
@@ -104,17 +120,11 @@ class EngineSettings(TemplateSettings, ActorSettings):
     @model_validator(mode="before")
     @classmethod
     def _range_of_replicas(cls, data: Any) -> Any:
-        given = data.get("replicas") if isinstance(data, dict) else None
-        if not isinstance(given, dict):
-            return data
-        if set(given) != {"min", "max"}:
-            raise ValueError(f"replicas {given}: give a number, or a range as {{min: 2, max: 8}}")
-        return {**data, "replicas": given["max"], "min_replicas": given["min"]}
+        return _range_apart(data, "replicas", "min_replicas")
 
     @model_validator(mode="after")
     def _no_more_than_all_replicas(self) -> EngineSettings:
-        if self.min_replicas is not None and self.min_replicas > self.replicas:
-            raise ValueError(f"min_replicas {self.min_replicas} is more than replicas {self.replicas}")
+        _check_range(self, "replicas", "min_replicas")
         return self
 
     @model_validator(mode="after")
@@ -243,7 +253,10 @@ class UserSettings(ActorSettings):
     """Pools of simulated users."""
 
     pools: int = Field(1, ge=1)
-    """Actors that hold conversations."""
+    """Actors that hold conversations. `{min: 2, max: 8}` stands for 8, of which 2 have to be up (`min_pools`)."""
+    min_pools: int | None = Field(None, ge=1)
+    """So many of them have to be up: the run begins with them and waits for them, and the others join whenever there
+    is room, also while conversations are held. Null takes all at the start and one later."""
     concurrency: int = Field(256, ge=1)
     """Conversations that a pool holds at the same time."""
     retries: int = Field(2, ge=0)
@@ -253,6 +266,16 @@ class UserSettings(ActorSettings):
     engine: EngineSettings = EngineSettings()
     """The engine that plays the users, if they cannot share the assistant's (`sync: merged`). What it does not say
     about the chat template is as under `assistant`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _range_of_pools(cls, data: Any) -> Any:
+        return _range_apart(data, "pools", "min_pools")
+
+    @model_validator(mode="after")
+    def _no_more_than_all_pools(self) -> UserSettings:
+        _check_range(self, "pools", "min_pools")
+        return self
 
 
 class ModelEngineSettings(EngineSettings):

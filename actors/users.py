@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,20 @@ class UserPool(Actor):
         if self._stage is not None:
             self._stage.admit(models)
 
+    async def give_back(self, part: float) -> list[int]:
+        """Leave conversations that were not begun to another pool.
+
+        Args:
+            part: Of those that are left, from 0 to 1.
+
+        Returns:
+            Their indices in the plan; this pool does not hold them any more.
+        """
+        if self._stage is None or self._stage.over:
+            return []
+        left = self._stage.left
+        return [left.pop() for _ in range(round(part * len(left)))]
+
     async def run_conversations(
         self, plan: Path, indices: Sequence[int], terms: Terms, handles: ActorHandles, allowance: float | None = None
     ) -> bool:
@@ -75,7 +90,7 @@ class UserPool(Actor):
             allowance: The money that may be spent on them.
 
         Returns:
-            Whether all were held; False when the allowance did not reach.
+            Whether all were held but those that it gave back; False when the allowance did not reach.
 
         Raises:
             ActorGone: Another actor died. No conversation was begun after that, and those under way were held to their
@@ -87,20 +102,21 @@ class UserPool(Actor):
         if not len(indices):
             return True
         table = read_table(plan, PLAN_SCHEMA)
-        todo = planned(table, indices)
-        stage = _Round(self, terms, handles, BudgetLease(allowance), first=_is_whole_share(indices, len(table)))
+        first = _is_whole_share(indices, len(table))
+        stage = _Round(self, deque(indices), terms, handles, BudgetLease(allowance), first)
         self._stage = stage
         self._asks = ", ".join(dict.fromkeys(ref.model for ref in handles.models.values()))
 
         async def work() -> None:
             while not stage.over and await stage.lease.begin():
                 # shared, so each worker takes the next one; while it waited, another may have failed
-                conversation = None if stage.over else next(todo, None)
+                begins = bool(stage.left) and not stage.over
                 cost = 0.0
                 try:
-                    if conversation is None:
+                    if not begins:
                         return
                     self._under_way += 1
+                    (conversation,) = planned(table, [stage.left.popleft()])
                     trajectory = await stage.one(conversation)
                     cost = cost_of(trajectory.usage, stage.prices)
                     await stage.writer.write(trajectory)
@@ -109,14 +125,14 @@ class UserPool(Actor):
                 except Exception as error:
                     stage.failed.append(error)
                 finally:
-                    self._under_way -= conversation is not None
+                    self._under_way -= begins
                     self._attempts += 1
-                    stage.lease.end(cost, held=conversation is not None)
+                    stage.lease.end(cost, held=begins)
 
         await asyncio.gather(*(work() for _ in range(min(self._settings.concurrency, len(indices)))))
         if stage.failed:
             raise stage.failed[0]
-        return not stage.broke and next(todo, None) is None
+        return not stage.broke and not stage.left
 
 
 def _is_whole_share(indices: Sequence[int], planned: int) -> bool:
@@ -158,11 +174,22 @@ class BufferWriter:
 
 
 class _Round:
-    """What the conversations of one call of `run_conversations` share."""
+    """What the conversations of one call of `run_conversations` share.
+
+    Attributes:
+        left: Indices of those that were not begun.
+    """
 
     def __init__(
-        self, pool: UserPool, terms: Terms, handles: ActorHandles, lease: BudgetLease, first: bool = True
+        self,
+        pool: UserPool,
+        left: deque[int],
+        terms: Terms,
+        handles: ActorHandles,
+        lease: BudgetLease,
+        first: bool = True,
     ) -> None:
+        self.left = left
         self.failed: list[BaseException] = []
         self.broke = False
         self.lease = lease

@@ -16,7 +16,7 @@ from typing import Any
 
 from actors import extensions
 from actors.models.hardware import cores
-from actors.settings import ActorSettings, EngineSettings
+from actors.settings import ActorSettings, EngineSettings, UserSettings
 from loop.config.explain import ConfigError
 from loop.config.schema import RunConfig
 
@@ -60,6 +60,8 @@ def needs(config: RunConfig) -> list[Need]:
 
 
 def _later(settings: ActorSettings, config: RunConfig) -> int:
+    if isinstance(settings, UserSettings):
+        return settings.pools - (settings.min_pools or settings.pools) if config.converses else 0
     fewest = settings.min_replicas if isinstance(settings, EngineSettings) else None
     return 0 if fewest is None or config.trainer.share_gpu else settings.replicas - fewest
 

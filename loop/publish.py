@@ -41,7 +41,8 @@ def take_in(arm: Arm, r: int) -> bool:
         DeliveryError: One of them serves something else.
         ActorGone: One of them or the trainer died.
     """
-    if not arm.supervisor.tend():
+    engines = arm.supervisor.engines
+    if not any(m in engines for m in arm.supervisor.tend()):
         return False
     publish(arm, r)
     return True

@@ -26,6 +26,7 @@ from loop.serving import begin_count, record_engines
 from loop.supervisor import SupervisedActor, fetch
 from loop.takeover import take_over_conversations
 
+NOTHING = np.empty(0, np.int64)
 LITTLE = 0.5
 """Where less of the probability than this was on the answers that were asked for, the run says so."""
 
@@ -88,8 +89,8 @@ def rollout(arm: Arm, r: int, plan: pa.Table, meanwhile: Callable[[], None]) -> 
 
 
 class _Conversations:
-    """The conversations of a round that are missing, dealt out to the pools. A pool that dies is replaced and given
-    what it had not handed in."""
+    """The conversations of a round that are missing, dealt out to the pools. What a pool had not handed in when it died
+    is dealt out again, and a pool that joins or has nothing left to do takes over what others have not begun."""
 
     def __init__(self, arm: Arm, r: int, stage: Stage) -> None:
         config = arm.config
@@ -103,6 +104,8 @@ class _Conversations:
             config.conversation, config.rating, judge.contradiction and not generated, judge.role_sample, generated
         )
         self._work: dict[Any, tuple[SupervisedActor, np.ndarray]] = {}
+        self._left = NOTHING  # of pools that died
+        self._all_begun = False
 
     def run(self, missing: np.ndarray, meanwhile: Callable[[], None]) -> None:
         """Have the pools hold them.
@@ -111,7 +114,7 @@ class _Conversations:
             BudgetSpentError: The money does not reach for all of them; what was held is kept.
             ActorGone: More than one pool died, or another actor.
         """
-        arm, pools = self._arm, self._arm.supervisor.pools
+        arm, pools = self._arm, self._arm.supervisor.live_pools
         gone: ActorGone | None = None
         enough = True
         arm.supervisor.trainer.handle.warm.remote()  # nobody waits for it
@@ -126,7 +129,9 @@ class _Conversations:
                 try:
                     enough = fetch(ref) and enough
                 except ActorGone as error:
-                    gone = gone or self._replaced(pool, share, error)
+                    gone = gone or self._lost(pool, share, error)
+            if enough and not gone:
+                self._deal_out()
         if gone:
             raise gone
         if not enough:
@@ -138,6 +143,34 @@ class _Conversations:
         handles = self._arm.supervisor.handles(self._arm.config, policy_name(self._r))
         ref = pool.handle.run_conversations.remote(self._plan, indices.tolist(), self._terms, handles, lease)
         self._work[ref] = (pool, indices)
+        self._all_begun = False
+
+    def _deal_out(self) -> None:
+        """Give pools that have nothing to do what was left by those that died, or else what others have not begun. With
+        a budget others hold the money for it."""
+        at_work = [pool for pool, _ in self._work.values()]
+        idle = [pool for pool in self._arm.supervisor.live_pools if pool not in at_work]
+        if not idle or self._arm.config.budget is not None:
+            return
+        if not len(self._left) and not self._all_begun:
+            self._left = self._given_back(len(idle) / (len(idle) + len(at_work)))
+            self._all_begun = not len(self._left)
+        left, self._left = self._left, NOTHING
+        for i, pool in enumerate(idle):
+            if len(share := left[i :: len(idle)]):
+                self._give(pool, share)
+
+    def _given_back(self, part: float) -> np.ndarray:
+        """Conversations that pools at work have not begun, and now leave to others."""
+        asked = {ref: pool.handle.give_back.remote(part) for ref, (pool, _) in self._work.items()}
+        found = [NOTHING]
+        for ref, answer in asked.items():
+            pool, share = self._work[ref]
+            with contextlib.suppress(ActorGone):  # its share is dealt out when its work turns out to be lost
+                back = np.array(fetch(answer), np.int64)
+                found.append(back)
+                self._work[ref] = pool, np.setdiff1d(share, back)
+        return np.sort(np.concatenate(found))
 
     def _take_in(self) -> None:
         """Have engines that came up meanwhile take part in the conversations that are held."""
@@ -160,16 +193,21 @@ class _Conversations:
         self._stage.figures |= self._arm.budget.figures
         return done, planned
 
-    def _replaced(self, pool: SupervisedActor, share: np.ndarray, error: ActorGone) -> ActorGone | None:
-        """Replace a pool that died alone; with others dead too it cannot continue: the other pools notice and end."""
+    def _lost(self, pool: SupervisedActor, share: np.ndarray, error: ActorGone) -> ActorGone | None:
+        """Take back what a pool that died alone had not handed in, and start it again; it is waited for only where too
+        few others are up. With others dead too the round cannot continue: the other pools notice and end."""
         supervisor = self._arm.supervisor
         try:
             if [m for m, _ in supervisor.dead()] != [pool]:
                 return error
             if self._arm.config.budget is not None:  # the others hold the rest of it: it is dealt out when they end
                 return error
-            supervisor.replace(pool, error)
-            self._give(pool, np.intersect1d(share, fetch(supervisor.buffer.handle.missing.remote())))
+            if supervisor.spare(pool):
+                supervisor.give_up(pool, error)
+            else:
+                supervisor.replace(pool, error)
+            missing = np.intersect1d(share, fetch(supervisor.buffer.handle.missing.remote()))
+            self._left = np.union1d(self._left, missing)
         except ActorGone as another:
             return another
         return None

@@ -178,34 +178,41 @@ class Roster:
         return [m for m in self.assistants if m.up]
 
     @property
-    def groups(self) -> list[tuple[list[SupervisedActor], EngineSettings]]:
-        """The engines of each kind, whose replicas stand in for each other, with their settings."""
+    def live_pools(self) -> list[SupervisedActor]:
+        """The pools that are up."""
+        return [m for m in self.pools if m.up]
+
+    @property
+    def groups(self) -> list[tuple[list[SupervisedActor], int | None]]:
+        """Actors that stand in for each other, the engines of each kind and the pools; and how many of them have to be
+        up, where the config says so."""
         c = self.config
-        own = [] if self.base_engines is self.assistants else [(self.base_engines, c.users_engine)]
-        return [(self.assistants, c.assistant), *own, *((self.model_engines[n], s) for n, s in c.engines.items())]
+        own = [] if self.base_engines is self.assistants else [(self.base_engines, c.users_engine.min_replicas)]
+        further = [(self.model_engines[n], s.min_replicas) for n, s in c.engines.items()]
+        return [(self.assistants, c.assistant.min_replicas), *own, *further, (self.pools, c.users.min_pools)]
 
     def spare(self, actor: SupervisedActor) -> bool:
-        """Whether the run can go on without an actor: an engine of which enough replicas are up. Not where the trainer
-        uses their GPUs, as one that starts while it works would take its memory."""
-        for group, settings in self.groups:
+        """Whether the run can go on without an actor: an engine or a pool, if enough of its kind are up. No engine
+        where the trainer uses their GPUs, as one that starts while it works would take its memory."""
+        for group, given in self.groups:
             if actor in group:
-                return sum(m.up for m in group if m is not actor) >= self._fewest(settings)
+                return sum(m.up for m in group if m is not actor) >= self._fewest(group, given)
         return False
 
     def lacking(self, down: list[SupervisedActor]) -> list[SupervisedActor]:
-        """Of actors that are down, those that the run cannot go on without: of engines only as many as are missing from
-        the fewest that have to be up."""
-        needed = [m for m in down if m not in self.engines]
-        for group, settings in self.groups:
-            wanted = max(0, self._fewest(settings) - sum(m.up for m in group))
+        """Of actors that are down, those that the run cannot go on without: of engines and pools only as many as are
+        missing from the fewest that have to be up."""
+        needed = [m for m in down if m not in self.engines and m not in self.pools]
+        for group, given in self.groups:
+            wanted = max(0, self._fewest(group, given) - sum(m.up for m in group))
             needed += [m for m in group if m in down][:wanted]
         return needed
 
-    def _fewest(self, settings: EngineSettings) -> int:
-        """How many replicas have to be up."""
-        if self.config.trainer.share_gpu:
-            return settings.replicas
-        return settings.min_replicas or (1 if self.complete else settings.replicas)
+    def _fewest(self, group: list[SupervisedActor], given: int | None) -> int:
+        """How many of a group have to be up."""
+        if self.config.trainer.share_gpu and group is not self.pools:
+            return len(group)
+        return given or (min(1, len(group)) if self.complete else len(group))
 
     def handles(self, config: RunConfig, policy: str) -> ActorHandles:
         """Whom pools work with, as they are now.
@@ -236,7 +243,7 @@ class Roster:
         self, name: str, engines: list[SupervisedActor], settings: EngineSettings, policy: str, **facts: Any
     ) -> ModelRef:
         """A model that engines serve, each pool with its part of what they can work on at a time."""
-        share, capacity = 1 / max(1, len(self.pools)), settings.max_num_seqs
+        share, capacity = 1 / max(1, len(self.live_pools or self.pools)), settings.max_num_seqs
         # One that was taken in and has not got the policy yet is as good as down.
         served = policy == BASE_POLICY or engines is not self.assistants
         handles = [m.handle if m.up and (served or m.serves is not None) else None for m in engines]

@@ -85,12 +85,12 @@ class ActorSupervisor(Roster):
         self._pings: dict[Any, tuple[SupervisedActor, Any]] = {}
 
     def start(self, started: Callable[[int], None] = lambda _: None, join: bool = True) -> None:
-        """Bring up every actor that is not up. An engine that others of its kind stand in for is begun and not waited
-        for; `join` takes it in when it is ready.
+        """Bring up every actor that is not up. An engine or a pool that others of its kind stand in for is begun and
+        not waited for; `join` takes it in when it is ready.
 
         Args:
             started: Called with the number of actors that are up, each time one more is.
-            join: Take in engines that are ready again; not while conversations are held, as they serve no policy yet.
+            join: Take in those that are ready again; not while conversations are held, as engines serve no policy yet.
 
         Raises:
             ConfigError: The cluster lacks what they ask for, or the model cannot play users.
@@ -155,8 +155,8 @@ class ActorSupervisor(Roster):
         self.engine = ready
 
     def join(self) -> list[SupervisedActor]:
-        """Take in every engine that was begun and is ready by now, and say which they are; one that died meanwhile is
-        given up, and begun again by the next `start` or `tend`, until it died too often."""
+        """Take in every engine and pool that was begun and is ready by now, and say which they are; one that died
+        meanwhile is given up, and begun again by the next `start` or `tend`, until it died too often."""
         import ray
 
         joined = []
@@ -170,11 +170,11 @@ class ActorSupervisor(Roster):
                 joined.append(m)
                 self._say(f"  the {m.role} is {'back' if m.restarts else 'there'}: {m.name}")
             except ActorGone as error:
-                self._give_up(m, error)
+                self.give_up(m, error)
         return joined
 
-    def _give_up(self, m: SupervisedActor, error: ActorGone) -> None:
-        """Record the death of an engine; one that died too often is left out, if others can do without it."""
+    def give_up(self, m: SupervisedActor, error: ActorGone) -> None:
+        """Record the death of an engine or a pool that others stand in for; one that died too often is left out."""
         if m.deaths > self.config.cluster.max_restarts:
             return
         try:
@@ -186,11 +186,12 @@ class ActorSupervisor(Roster):
             self._kill(m)
 
     def tend(self) -> list[SupervisedActor]:
-        """While others work: begin engines again that died and that replicas stand in for, and take in those that are
-        ready. Waits for nothing; an engine that nothing stands in for is found by whoever asks it.
+        """While others work: begin engines and pools again that died and that others stand in for, and take in those
+        that are ready. Waits for nothing. A pool that dies, or an engine that nothing stands in for, is found by
+        whoever asks it.
 
         Returns:
-            Engines that are up again, and serve no policy yet.
+            Those that are up again; the engines among them serve no policy yet.
         """
         import ray
 
@@ -200,10 +201,10 @@ class ActorSupervisor(Roster):
                 fetch(ref)
             except ActorGone as error:
                 if m.handle is handle and self.spare(m):
-                    self._give_up(m, error)
+                    self.give_up(m, error)
         asked = [m for m, _ in self._pings.values()]
-        for m in self.engines:
-            if m.up and m not in asked and self.spare(m):
+        for m in (*self.engines, *self.pools):
+            if m.up and m in self.engines and m not in asked and self.spare(m):
                 self._pings[m.handle.ping.remote()] = m, m.handle
             elif m.handle is None and m.deaths <= self.config.cluster.max_restarts and self.spare(m):
                 self._begin(m)

@@ -89,7 +89,7 @@ MAY_CHANGE = re.compile(
     rf"|({_ENGINE}|users|judge|buffer|trainer|evals)\.(cpus|gpus|threads)"
     rf"|{_ENGINE}\.(replicas|min_replicas|max_num_seqs|kv_cache_gib|gpu_memory_utilization|tensor_parallel|pipeline_parallel)"
     r"|assistant\.serve(\..*)?"
-    r"|users\.(pools|concurrency)|buffer\.segment_(rows|seconds)|evals\.(share|cache)"
+    r"|users\.(pools|min_pools|concurrency)|buffer\.segment_(rows|seconds)|evals\.(share|cache)"
     r"|trainer\.(micro_batch|checkpoint_steps|gradient_checkpointing)"
     r")"
 )

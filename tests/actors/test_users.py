@@ -87,6 +87,31 @@ class Counting(ScriptedEngine):
         return await super().reply(policy, messages, sampling)
 
 
+def test_what_a_pool_has_not_begun_it_leaves_to_another(tmp_path):
+    with serve() as server:
+        round_ = Round(tmp_path, server, count=9, pool={"concurrency": 1})
+
+        async def run():
+            assert await round_.pool.give_back(0.5) == [], "it has nothing yet"
+            work = asyncio.ensure_future(
+                round_.pool.run_conversations(round_.plan, range(9), round_.terms, round_.handles)
+            )
+            while not round_.engine.asked:
+                await asyncio.sleep(0.01)
+            back = await round_.pool.give_back(0.5)
+            whole = await work
+            again = await round_.pool.give_back(1.0)
+            for endpoint in round_.pool._endpoints.values():
+                await endpoint.close()
+            return back, whole, again
+
+        back, whole, again = asyncio.run(run())
+    assert back == [8, 7, 6, 5]
+    assert whole is True
+    assert again == []
+    assert [r["index"] for r in round_.rows()] == [0, 1, 2, 3, 4]
+
+
 def by_role(rows):
     return {role: sum(u["requests"] for r in rows for u in r["usage"] if u["role"] == role) for role in ROLES}
 

@@ -1,5 +1,5 @@
-"""Engines that die while conversations are held or a policy is evaluated come back and take part in the same, and the
-run ends like the one that nobody disturbed."""
+"""Engines and pools that die while conversations are held, or engines while a policy is evaluated, come back and take
+part in the same, and the run ends like the one that nobody disturbed."""
 
 import json
 import random
@@ -35,6 +35,36 @@ def test_an_engine_that_dies_in_a_round_is_back_in_the_same_round(tmp_path):
     assert content(out) == expected
     delivered = json.loads(out.delivery("biased", 0).read_text())
     assert len(delivered["replicas"]) == 2
+    assert life.left_behind() == []
+
+
+@pytest.mark.slow
+def test_a_pool_that_dies_is_back_in_the_same_round_and_takes_over_what_others_have_not_begun(tmp_path):
+    text = ONE_ARM.replace("conversations: 90", "conversations: 900").replace("pools: 2", "pools: {min: 1, max: 2}")
+    config, expected = run_in_peace(tmp_path, text.replace("concurrency: 8", "concurrency: 2"))
+    life = Life(config, tmp_path / "out", random.Random(0))
+    out = RunDir(life.out)
+    life.start()
+    until(life, lambda: life.stage() == "rollout" and len(out.trajectories("biased", 0).names()) > 3)
+
+    def pool():
+        return next(a for a in json.loads(out.heartbeat.read_text())["actors"] if a["name"] == "user-pool-0")
+
+    before = pool()["pid"]
+    (process,) = (p for p in life.find("user pool") if p.pid == before)
+    process.kill()
+    until(life, lambda: "the user pool is back: user-pool-0" in life.said())
+
+    def takes_part():
+        now = pool()
+        return now.get("pid", before) != before and now["figures"]["conversations"] > 0
+
+    until(life, takes_part)
+    assert life.stage() == "rollout", "long before the round is over"
+    assert life.wait(300) == 0, life.said()[-3000:]
+    assert life.starts == 1
+    check_whole(out)
+    assert content(out) == expected
     assert life.left_behind() == []
 
 

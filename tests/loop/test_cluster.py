@@ -59,6 +59,20 @@ def test_replicas_that_may_come_later_need_no_room_at_the_start():
     assert "3 GPU, but the cluster has 8 CPU and 2 GPU" in lacks({"replicas": {"min": 3, "max": 6}})
 
 
+def test_so_do_pools():
+    def fit(pools):
+        config = build(SMALL | {"users": {"cpus": 1, "pools": pools}}, "test")
+        try:
+            check_resources(config, [{"CPU": 4.0}])
+        except ConfigError:
+            return False
+        return True
+
+    assert not fit(8)
+    assert fit({"min": 1, "max": 8})
+    assert not fit({"min": 5, "max": 8})
+
+
 @pytest.mark.parametrize(
     ("assistant", "told"),
     [
@@ -69,9 +83,11 @@ def test_replicas_that_may_come_later_need_no_room_at_the_start():
     ],
 )
 def test_a_range_of_replicas_that_makes_no_sense_is_refused(assistant, told):
-    with pytest.raises(ConfigError) as error:
-        build(SMALL | {"assistant": assistant}, "test")
-    assert told in str(error.value)
+    for role, words in (("assistant", "replicas"), ("users", "pools")):
+        settings = {name.replace("replicas", words): value for name, value in assistant.items()}
+        with pytest.raises(ConfigError) as error:
+            build(SMALL | {role: settings}, "test")
+        assert told.replace("replicas", words).replace("assistant", role) in str(error.value)
 
 
 def test_rays_own_validation_takes_the_cluster_file():

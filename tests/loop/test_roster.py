@@ -65,19 +65,36 @@ def test_how_many_replicas_a_run_waits_for(roster):
     assert not r.spare(r.assistants[0])
     r.assistants[2].up = r.base_engines[1].up = True
     assert waited_for(r) == ["user-engine-0"]
-    r.complete = True
+    r.complete = r.pools[0].up = True
     assert waited_for(r) == []
     assert r.spare(r.assistants[0])
     assert not r.spare(r.assistants[2])
+    assert not r.spare(r.pools[0])
     assert {m.role for m in r.lacking([m for m in r.actors if not m.up])} == set(roles(r)) - {
         "assistant",
         "user engine",
+        "user pool",
     }
     shared = roster(
         assistant={"replicas": 2, "min_replicas": 1, "gpus": 1, "sync": "lora"}, trainer={"gpus": 1, "share_gpu": True}
     )
     shared.complete = shared.assistants[0].up = True
     assert waited_for(shared) == ["assistant-1"], "one that starts while the trainer is at work takes its memory"
+
+
+def test_how_many_pools_a_run_waits_for(roster):
+    def waited_for(r):
+        return sorted(m.name for m in r.lacking([m for m in r.actors if not m.up]) if m in r.pools)
+
+    assert waited_for(roster(users={"pools": 2})) == ["user-pool-0", "user-pool-1"]
+    r = roster(users={"pools": {"min": 2, "max": 4}})
+    assert waited_for(r) == ["user-pool-0", "user-pool-1"]
+    for m in r.pools[1:]:
+        m.up = True
+    assert waited_for(r) == []
+    assert r.spare(r.pools[1])
+    r.engine, r.buffer.handle, r.judge.handle = "scripted", None, None
+    assert r.handles(r.config, "candor/policy-1").models["assistant"].share == pytest.approx(1 / 3), "of those up"
 
 
 def test_a_replica_that_is_down_keeps_its_number(roster):
