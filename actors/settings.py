@@ -256,7 +256,8 @@ class UserSettings(ActorSettings):
     """Actors that hold conversations. `{min: 2, max: 8}` stands for 8, of which 2 have to be up (`min_pools`)."""
     min_pools: int | None = Field(None, ge=1)
     """So many of them have to be up: the run begins with them and waits for them, and the others join whenever there
-    is room, also while conversations are held. Null takes all at the start and one later."""
+    is room, also while conversations are held. Null waits for all, and so does a run with a `budget`, of which each
+    pool has its part."""
     concurrency: int = Field(256, ge=1)
     """Conversations that a pool holds at the same time."""
     retries: int = Field(2, ge=0)

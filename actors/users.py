@@ -6,6 +6,7 @@ Each conversation is a coroutine; a pool runs hundreds side by side and hands in
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -74,10 +75,16 @@ class UserPool(Actor):
         if self._stage is None or self._stage.over:
             return []
         left = self._stage.left
-        return [left.pop() for _ in range(round(part * len(left)))]
+        return [left.pop() for _ in range(math.ceil(part * len(left)))]
 
     async def run_conversations(
-        self, plan: Path, indices: Sequence[int], terms: Terms, handles: ActorHandles, allowance: float | None = None
+        self,
+        plan: Path,
+        indices: Sequence[int],
+        terms: Terms,
+        handles: ActorHandles,
+        allowance: float | None = None,
+        first: bool = False,
     ) -> bool:
         """Hold conversations of a plan and hand each to the buffer.
 
@@ -88,6 +95,7 @@ class UserPool(Actor):
             plan: The round's plan on disk.
             indices: Which of its conversations to hold.
             allowance: The money that may be spent on them.
+            first: Whether nothing of the round was held before. If all attempts fail alike then, the round is stopped.
 
         Returns:
             Whether all were held but those that it gave back; False when the allowance did not reach.
@@ -102,7 +110,6 @@ class UserPool(Actor):
         if not len(indices):
             return True
         table = read_table(plan, PLAN_SCHEMA)
-        first = _is_whole_share(indices, len(table))
         stage = _Round(self, deque(indices), terms, handles, BudgetLease(allowance), first)
         self._stage = stage
         self._asks = ", ".join(dict.fromkeys(ref.model for ref in handles.models.values()))
@@ -133,12 +140,6 @@ class UserPool(Actor):
         if stage.failed:
             raise stage.failed[0]
         return not stage.broke and not stage.left
-
-
-def _is_whole_share(indices: Sequence[int], planned: int) -> bool:
-    """Whether indices are all that a pool holds of a round, so that none of them was held before."""
-    step = indices[1] - indices[0] if len(indices) > 1 else planned
-    return list(indices) == list(range(indices[0], planned, step))
 
 
 class BufferWriter:
@@ -187,7 +188,7 @@ class _Round:
         terms: Terms,
         handles: ActorHandles,
         lease: BudgetLease,
-        first: bool = True,
+        first: bool,
     ) -> None:
         self.left = left
         self.failed: list[BaseException] = []
@@ -270,8 +271,8 @@ class _Round:
             )
 
     async def _neutral_reply(self, scenario: str, policy: str) -> str:
-        """What the policy says of a scenario when somebody neutral asks: greedy, so it is asked once a round. It is in
-        nobody's ledger, as it would be chance in whose."""
+        """What the policy says of a scenario when somebody neutral asks: greedy, so it is asked once for each share. It
+        is in nobody's ledger, as it would be chance in whose."""
         asked = self._neutral.get(scenario)
         if asked is None:
             asked = self._neutral[scenario] = asyncio.ensure_future(self._ask_neutral_question(scenario, policy))

@@ -32,7 +32,7 @@ class GroupedPunica(PunicaWrapperCPU):
     """Multiplies the rows of a batch that have the same adapter at once, and leaves those without one alone.
 
     Weights lie in slots: those that shrink have shape (slots, 1, rank, inputs), those that expand (slots, 1, outputs,
-    rank). What embeddings and layers of several parts would need is left to vLLM; no trainer here makes such adapters.
+    rank). Embeddings, which no trainer here adapts, and layers that are split in both directions are left to vLLM.
     """
 
     def update_metadata(self, *args: Any, **more: Any) -> None:
@@ -68,8 +68,14 @@ class GroupedPunica(PunicaWrapperCPU):
         scale: float,
         **_: Any,
     ) -> None:
-        """Add scale * x a^T b^T to logits, of shape (requests, vocabulary)."""
+        """Add scale * x a^T b^T to logits, of shape (requests, vocabulary).
+
+        Raises:
+            ValueError: The logits are those of a prompt, in a batch of several adapters: nobody knows of which.
+        """
         y, x = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
+        if len(x) != len(self.sampler_indices) and any(rows is not None for _, rows in self._sampler_groups):
+            raise ValueError(f"logits of {len(x)} tokens for {len(self.sampler_indices)} requests of several adapters")
         for slot, rows in self._sampler_groups:
             b = lora_b_stacked[slot, 0][: y.shape[-1]]  # an adapter may pad the vocabulary more than its model
             given = x if rows is None else x[rows]

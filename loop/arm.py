@@ -82,11 +82,11 @@ class Arm:
         """
         return self.ui.stage(f"{self.name}: {what}", total, unit, stage=kind, arm=self.name, round=r)
 
-    def watch(self, work: list[Any], stage: Stage, count: Callable[[], tuple[float, float]], all_: bool = True) -> None:
-        """Show progress until the work, or with `all_=False` a part of it, is done or has failed."""
+    def watch(self, work: Any, stage: Stage, count: Callable[[], tuple[float, float]]) -> None:
+        """Show progress until work is done or has failed."""
         done: list[Any] = []
-        while len(done) < (len(work) if all_ else 1):
-            done, _ = ray.wait(work, num_returns=len(work) if all_ else 1, timeout=POLL_SECONDS)
+        while not done:
+            done, _ = ray.wait([work], timeout=POLL_SECONDS)
             try:
                 at, total = count()
             except ActorGone:  # the work says so too

@@ -50,14 +50,14 @@ class Budget:
         if self._config.budget is None:
             return None
         left = max(0.0, self._config.budget - self.spent(r))
-        return left / (len(self._supervisor.live_pools) + self.judging_costs)
+        return left / (len(self._supervisor.pools) + self.judging_costs)
 
     def for_judges(self, alone: bool) -> float | None:
         """The money that an evaluation may spend on judges; where it is not alone, each of the pools has as much."""
         if self._config.budget is None or not self.judging_costs:
             return None
         left = self._config.budget - cost_of(usage_on_disk(self._out, self._run_config), self._run_config.prices)
-        return max(0.0, left) / (1 if alone else len(self._supervisor.live_pools) + 1)
+        return max(0.0, left) / (1 if alone else len(self._supervisor.pools) + 1)
 
     @property
     def judging_costs(self) -> bool:

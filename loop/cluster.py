@@ -61,7 +61,8 @@ def needs(config: RunConfig) -> list[Need]:
 
 def _later(settings: ActorSettings, config: RunConfig) -> int:
     if isinstance(settings, UserSettings):
-        return settings.pools - (settings.min_pools or settings.pools) if config.converses else 0
+        needs_all = settings.min_pools is None or config.budget is not None or not config.converses
+        return 0 if needs_all else settings.pools - settings.min_pools
     fewest = settings.min_replicas if isinstance(settings, EngineSettings) else None
     return 0 if fewest is None or config.trainer.share_gpu else settings.replicas - fewest
 

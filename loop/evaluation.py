@@ -80,7 +80,7 @@ class Evaluation:
                     take_in(arm, r)
                     return fetch(evaluator.progress.remote())
 
-                arm.watch([work], stage, look)
+                arm.watch(work, stage, look)
                 self._work = None
                 try:
                     stage.took(fetch(work))

@@ -16,7 +16,7 @@ from actors.conversation import Terms
 from actors.engine import policy_name
 from actors.storage.segments import read_table, write_table
 from actors.storage.store import ASIDE
-from loop.arm import Arm
+from loop.arm import POLL_SECONDS, Arm
 from loop.plan import plan_round, plan_table
 from loop.publish import take_in
 from loop.report.summary import UNIT, RolloutFigures
@@ -106,23 +106,27 @@ class _Conversations:
         self._work: dict[Any, tuple[SupervisedActor, np.ndarray]] = {}
         self._left = NOTHING  # of pools that died
         self._all_begun = False
+        self._taking_part: list[SupervisedActor] = []
 
     def run(self, missing: np.ndarray, meanwhile: Callable[[], None]) -> None:
         """Have the pools hold them.
 
         Raises:
             BudgetSpentError: The money does not reach for all of them; what was held is kept.
-            ActorGone: More than one pool died, or another actor.
+            ActorGone: Several pools died at once, or another actor did.
         """
         arm, pools = self._arm, self._arm.supervisor.live_pools
+        fresh = len(missing) == self._planned
         gone: ActorGone | None = None
         enough = True
         arm.supervisor.trainer.handle.warm.remote()  # nobody waits for it
         for i, pool in enumerate(pools):
-            self._give(pool, missing[i :: len(pools)])
+            self._give(pool, missing[i :: len(pools)], fresh)
         while self._work:
-            arm.watch(list(self._work), self._stage, self._count, all_=False)
-            self._take_in()
+            ray.wait(list(self._work), num_returns=1, timeout=POLL_SECONDS)
+            with contextlib.suppress(ActorGone):  # the work says so too
+                self._take_in()
+                self._stage.update(*self._count())
             meanwhile()
             for ref in ray.wait(list(self._work), num_returns=len(self._work), timeout=0)[0]:
                 pool, share = self._work.pop(ref)
@@ -138,12 +142,14 @@ class _Conversations:
             fetch(arm.supervisor.buffer.handle.flush.remote())
             raise arm.budget.exhausted(self._r, "conversation")
 
-    def _give(self, pool: SupervisedActor, indices: np.ndarray) -> None:
+    def _give(self, pool: SupervisedActor, indices: np.ndarray, first: bool = False) -> None:
         lease = self._arm.budget.for_pool(self._r)
         handles = self._arm.supervisor.handles(self._arm.config, policy_name(self._r))
-        ref = pool.handle.run_conversations.remote(self._plan, indices.tolist(), self._terms, handles, lease)
+        ref = pool.handle.run_conversations.remote(self._plan, indices.tolist(), self._terms, handles, lease, first)
         self._work[ref] = (pool, indices)
         self._all_begun = False
+        if pool not in self._taking_part:
+            self._taking_part.append(pool)
 
     def _deal_out(self) -> None:
         """Give pools that have nothing to do what was left by those that died, or else what others have not begun. With
@@ -181,10 +187,10 @@ class _Conversations:
         fetch([pool.handle.admit.remote(models) for pool, _ in self._work.values()])
 
     def _count(self) -> tuple[float, float]:
-        self._take_in()
         supervisor = self._arm.supervisor
         done = fetch(supervisor.buffer.handle.count.remote())
-        said = fetch([pool.handle.progress.remote() for pool, _ in self._work.values()])
+        live = [pool for pool in self._taking_part if pool in supervisor.live_pools]
+        said = fetch([pool.handle.progress.remote() for pool in live])
         replies, tokens, planned = sum(s.replies for s in said), sum(s.tokens for s in said), self._planned
         self._stage.beside(replies, tokens)
         self._stage.note(self._arm.budget.line(self._r))
@@ -194,8 +200,8 @@ class _Conversations:
         return done, planned
 
     def _lost(self, pool: SupervisedActor, share: np.ndarray, error: ActorGone) -> ActorGone | None:
-        """Take back what a pool that died alone had not handed in, and start it again; it is waited for only where too
-        few others are up. With others dead too the round cannot continue: the other pools notice and end."""
+        """Take back what a pool that died alone had not handed in. It is started again, now or, where enough others are
+        up, beside them. With others dead too the round cannot continue: the other pools notice and end."""
         supervisor = self._arm.supervisor
         try:
             if [m for m, _ in supervisor.dead()] != [pool]:

@@ -45,6 +45,7 @@ class SupervisedActor:
         last_error: What it last died of.
         last_lines: What it last left in its log.
         stalled: Why the stall rule killed it, until that is said.
+        rests: Until when it is not started again, if the run can go on without it; by `time.monotonic`.
     """
 
     role: str
@@ -58,6 +59,7 @@ class SupervisedActor:
     last_error: str | None = None
     last_lines: list[str] = field(default_factory=list)
     stalled: str | None = None
+    rests: float = 0.0
     location: ActorLocation | None = None
     serves: str | None = None
     proof: Proof | None = None
@@ -193,7 +195,8 @@ class Roster:
 
     def spare(self, actor: SupervisedActor) -> bool:
         """Whether the run can go on without an actor: an engine or a pool, if enough of its kind are up. No engine
-        where the trainer uses their GPUs, as one that starts while it works would take its memory."""
+        where the trainer uses their GPUs, as one that starts while it works would take its memory; and no pool where
+        there is a budget, of which each has its part."""
         for group, given in self.groups:
             if actor in group:
                 return sum(m.up for m in group if m is not actor) >= self._fewest(group, given)
@@ -210,9 +213,11 @@ class Roster:
 
     def _fewest(self, group: list[SupervisedActor], given: int | None) -> int:
         """How many of a group have to be up."""
-        if self.config.trainer.share_gpu and group is not self.pools:
+        if group is self.pools:
+            return len(group) if given is None or self.config.budget is not None else min(given, len(group))
+        if self.config.trainer.share_gpu:
             return len(group)
-        return given or (min(1, len(group)) if self.complete else len(group))
+        return given or (1 if self.complete else len(group))
 
     def handles(self, config: RunConfig, policy: str) -> ActorHandles:
         """Whom pools work with, as they are now.

@@ -127,7 +127,7 @@ class ActorSupervisor(Roster):
                 self._is_up(m, ready)
         self.complete = True
         for m in lacking:  # those that can come later do so now, and take nobody's place who is needed
-            if m.handle is None:
+            if m.handle is None and self._may_begin(m):
                 self._begin(m)
         if not down:
             return
@@ -176,9 +176,10 @@ class ActorSupervisor(Roster):
     def give_up(self, m: SupervisedActor, error: ActorGone) -> None:
         """Record the death of an engine or a pool that others stand in for; one that died too often is left out."""
         if m.deaths > self.config.cluster.max_restarts:
+            self._kill(m)
             return
         try:
-            self._record_death(m, error)
+            self._record_death(m, error, waits=False)
         except ActorLostError as lost:
             if not self.spare(m):
                 raise
@@ -206,7 +207,7 @@ class ActorSupervisor(Roster):
         for m in (*self.engines, *self.pools):
             if m.up and m in self.engines and m not in asked and self.spare(m):
                 self._pings[m.handle.ping.remote()] = m, m.handle
-            elif m.handle is None and m.deaths <= self.config.cluster.max_restarts and self.spare(m):
+            elif m.handle is None and self._may_begin(m) and self.spare(m):
                 self._begin(m)
         return self.join()
 
@@ -359,7 +360,16 @@ class ActorSupervisor(Roster):
             m.deaths = 0
         self.start()
 
-    def _record_death(self, actor: SupervisedActor, error: ActorGone) -> None:
+    def _may_begin(self, m: SupervisedActor) -> bool:
+        """Whether an actor that others stand in for is to be started again now."""
+        return m.deaths <= self.config.cluster.max_restarts and time.monotonic() >= m.rests
+
+    def _record_death(self, actor: SupervisedActor, error: ActorGone, waits: bool = True) -> None:
+        """Say that an actor died, and that it is started again.
+
+        Args:
+            waits: Wait a while before that, longer each time; else `rests` says until when it is to wait.
+        """
         actor.deaths += 1
         limit = self.config.cluster.max_restarts
         at, why = actor.location, actor.cause_of_death(error)
@@ -379,7 +389,9 @@ class ActorSupervisor(Roster):
         self._say(f"  the {actor.role} died ({why}); starting it again, {actor.deaths} of {limit}")
         actor.restarts += 1
         self._kill(actor)
-        time.sleep(wait_seconds(actor.deaths))
+        actor.rests = time.monotonic() + wait_seconds(actor.deaths)
+        if waits:
+            time.sleep(wait_seconds(actor.deaths))
 
     def _kill(self, actor: SupervisedActor) -> None:
         import ray

@@ -94,7 +94,7 @@ def train(arm: Arm, r: int) -> None:
     trainer, what = arm.supervisor.trainer.handle, f"round {r} train policy {r + 1}"
     with arm.supervisor.engines_asleep(), arm.stage("train", r, what, 1, "steps") as stage:
         work = trainer.train.remote(job, config.trainer)
-        arm.watch([work], stage, lambda: fetch(trainer.progress.remote()))
+        arm.watch(work, stage, lambda: fetch(trainer.progress.remote()))
         lineage = fetch(work)
         stage.update(lineage.steps, lineage.steps)
     if lineage.rows_dropped:

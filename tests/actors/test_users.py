@@ -63,7 +63,8 @@ class Round:
         async def run():
             todo = range(self.count) if indices is None else indices
             try:
-                return await self.pool.run_conversations(self.plan, todo, self.terms, self.handles, allowance)
+                first = indices is None
+                return await self.pool.run_conversations(self.plan, todo, self.terms, self.handles, allowance, first)
             finally:
                 for endpoint in self.pool._endpoints.values():
                     await endpoint.close()
@@ -106,7 +107,7 @@ def test_what_a_pool_has_not_begun_it_leaves_to_another(tmp_path):
             return back, whole, again
 
         back, whole, again = asyncio.run(run())
-    assert back == [8, 7, 6, 5]
+    assert back == [8, 7, 6, 5], "half of the eight that are left"
     assert whole is True
     assert again == []
     assert [r["index"] for r in round_.rows()] == [0, 1, 2, 3, 4]

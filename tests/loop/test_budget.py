@@ -16,7 +16,7 @@ def row(tokens, role="user", model="m"):
 class Supervisor:
     """Two pools, and a buffer that holds conversations which cost this much."""
 
-    live_pools = ("one", "two")
+    pools = ("one", "two")
 
     def __init__(self, usage):
         held = type("Usage", (), {"remote": staticmethod(lambda: usage)})

@@ -50,7 +50,7 @@ class Evaluator:
 
 
 class Supervisor:
-    engine, engines, live_pools = "none", (), ("one",)
+    engine, engines, pools = "none", (), ("one",)
 
     def __init__(self, out):
         self.evaluator, self.down, self.replaced = Evaluator(out), [], 0

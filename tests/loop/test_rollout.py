@@ -1,5 +1,7 @@
 """Conversations dealt out to pools that are plain objects: who gets what, and who takes over from whom."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ class Pool:
     """Holds all it is given, or fails as often as `fails` says."""
 
     def __init__(self, name, arm, fails=0, enough=True):
-        self.name, self.arm, self.fails, self.enough, self.given = name, arm, fails, enough, []
+        self.name, self.arm, self.fails, self.enough, self.given, self.first = name, arm, fails, enough, [], []
         self.handle = self
         self.run_conversations = type("Method", (), {"remote": self._run})
         said = type("Said", (), {"replies": 1, "tokens": 10})
@@ -22,9 +24,10 @@ class Pool:
 
     def _give_back(self, part):
         share = self.arm.slow.get(self.name, [])
-        return Call([share.pop() for _ in range(round(part * len(share)))])
+        return Call([share.pop() for _ in range(math.ceil(part * len(share)))])
 
-    def _run(self, plan, indices, terms, handles, lease):
+    def _run(self, plan, indices, terms, handles, lease, first):
+        self.first.append(first)
         self.given.append(list(indices))
         if self.name in self.arm.slow:
             self.arm.slow[self.name] = list(indices)
@@ -146,9 +149,6 @@ class Fake:
         self.down.remove(pool)
         self.replacements.append(pool.name)
 
-    def watch(self, work, stage, count, all_):
-        count()
-
 
 class Stage:
     def __init__(self):
@@ -159,6 +159,9 @@ class Stage:
 
     def note(self, text):
         pass
+
+    def update(self, done, total):
+        self.shown = (done, total)
 
 
 def ended(work):
@@ -187,6 +190,7 @@ def test_pools_take_turns_and_something_goes_on_beside(run):
     assert [p.given for p in arm.pools] == [[[0, 3, 6, 9]], [[1, 4, 7]], [[2, 5, 8]]]
     assert arm.held == set(range(10))
     assert arm.beside == 1
+    assert [p.first for p in arm.pools] == [[True]] * 3
     assert arm.warmed == 1, "the trainer gets ready meanwhile"
 
 
@@ -222,13 +226,14 @@ def test_a_pool_without_work_takes_over_what_others_have_not_begun(run):
     taken = [i for share in arm.pools[1].given[1:] for i in share]
     assert taken
     assert set(taken) < {0, 2, 4, 6, 8}
+    assert arm.pools[1].first == [True] + [False] * (len(arm.pools[1].given) - 1), "by then others were held"
     assert arm.held == set(range(10))
 
 
 def test_so_does_one_that_joins(run):
     arm = run([{}, {}], slow=["pool 0"], late=["pool 1"])
     assert arm.pools[0].given == [list(range(10))]
-    assert len(arm.pools[1].given[0]) in (4, 5)
+    assert len(arm.pools[1].given[0]) in (4, 5), "long before the other has held all"
     assert arm.held == set(range(10))
 
 

@@ -65,15 +65,13 @@ def test_how_many_replicas_a_run_waits_for(roster):
     assert not r.spare(r.assistants[0])
     r.assistants[2].up = r.base_engines[1].up = True
     assert waited_for(r) == ["user-engine-0"]
-    r.complete = r.pools[0].up = True
+    r.complete = True
     assert waited_for(r) == []
     assert r.spare(r.assistants[0])
     assert not r.spare(r.assistants[2])
-    assert not r.spare(r.pools[0])
     assert {m.role for m in r.lacking([m for m in r.actors if not m.up])} == set(roles(r)) - {
         "assistant",
         "user engine",
-        "user pool",
     }
     shared = roster(
         assistant={"replicas": 2, "min_replicas": 1, "gpus": 1, "sync": "lora"}, trainer={"gpus": 1, "share_gpu": True}
@@ -86,7 +84,10 @@ def test_how_many_pools_a_run_waits_for(roster):
     def waited_for(r):
         return sorted(m.name for m in r.lacking([m for m in r.actors if not m.up]) if m in r.pools)
 
-    assert waited_for(roster(users={"pools": 2})) == ["user-pool-0", "user-pool-1"]
+    whole = roster(users={"pools": 2})
+    whole.complete = whole.pools[1].up = True
+    assert waited_for(whole) == ["user-pool-0"]
+    assert not whole.spare(whole.pools[0])
     r = roster(users={"pools": {"min": 2, "max": 4}})
     assert waited_for(r) == ["user-pool-0", "user-pool-1"]
     for m in r.pools[1:]:
