@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -286,12 +287,13 @@ def start_local_ray(namespace: str, print_actors: bool = False) -> None:
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
     """Keep this process's handler of SIGTERM, which `ray.init` would replace, while it is at work and after it, by one
-    that ends the process at once."""
+    that ends the process at once; and by one in C, before that, which has an alarm abort it three seconds later."""
     from ray._private import utils
 
-    theirs = utils.set_sigterm_handler
+    own, theirs = signal.getsignal(signal.SIGTERM), utils.set_sigterm_handler
     utils.set_sigterm_handler = lambda handler: None
     try:
         yield
     finally:
         utils.set_sigterm_handler = theirs
+        signal.signal(signal.SIGTERM, own)

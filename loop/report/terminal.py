@@ -166,6 +166,7 @@ class Stages:
 
     def stop(self, *_: object) -> None:
         """Handler of the signals of `STOPPING`. A second one does not disturb the clean-up that the first began."""
+        signal.alarm(0)  # while Ray starts, a handler of its own has one abort the process three seconds later
         if not self._stopping:
             self._stopping = True
             raise Stopped
