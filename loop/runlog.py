@@ -57,6 +57,15 @@ class RunLog:
         os.replace(self._path, self._path.with_name(f"{self._path.name}.1"))
 
 
+def first_line_at(path: Path) -> float | None:
+    """When the first line was written that is kept of a log, in seconds since 1970; None where there is none."""
+    older = [path.with_name(f"{path.name}.{number}") for number in range(KEPT, 0, -1)]
+    for kept in (*older, path):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(kept, encoding="utf-8") as file:
+            return datetime.fromisoformat(json.loads(file.readline())["at"]).timestamp()
+    return None
+
+
 def read_log(path: Path, kinds: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """The lines of a log that are whole, oldest first; of these kinds only, where some are given."""
     found = []

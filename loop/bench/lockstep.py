@@ -21,7 +21,7 @@ RUNS = 3
 BATCH = 64
 """Conversations that the script holds at a time, if there are so many."""
 SCRIPTED_SHARE = 4
-"""The script holds one in so many of the pocket world's conversations, and all where there are few."""
+"""The script holds one in so many of the pocket world's conversations; of others as many as the loop at a time."""
 
 
 def run(model: str | None = None, world: str | None = None, widen: int = 1) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def run(model: str | None = None, world: str | None = None, widen: int = 1) -> d
         for r in track(range(RUNS + 1), "loop and script", transient=True):
             found = rollouts.measure(supervisor, folder, r, replay=False)["conversations_per_second"]
             asked = rollouts.planned(config, r)
-            asked = asked[: len(asked) // SCRIPTED_SHARE] if wanted.is_pocket else asked
+            asked = asked[: len(asked) // SCRIPTED_SHARE if wanted.is_pocket else config.users.concurrency]
             began = time.monotonic()
             for first in range(0, len(asked), BATCH):
                 script.hold(asked[first : first + BATCH], config.conversation)

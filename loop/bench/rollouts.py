@@ -31,8 +31,9 @@ from loop.plan import plan_round, plan_table
 
 POCKET_RUNS, POCKET_CONVERSATIONS, POCKET_CONCURRENCY = 5, 1024, 512
 """Rollouts of the pocket model, the conversations of each, and how many are held side by side."""
-RUNS, CONVERSATIONS = 3, 24
-"""The same for other models, of which a token costs a hundred times as much; all of them are held side by side."""
+RUNS, CONVERSATIONS, CONCURRENCY = 3, 72, 24
+"""The same for other models, of which a token costs a hundred times as much. Where all are held side by side, as 24 of
+24, the engines take turns: those of the assistant wait for users, and those of the users for the first replies."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,16 @@ class Load:
 
     def config(self) -> RunConfig:
         """A run with half of the users biased."""
-        count = POCKET_CONVERSATIONS if self.is_pocket else CONVERSATIONS
+        count, at_once = (CONVERSATIONS, CONCURRENCY)
+        if self.is_pocket:
+            count, at_once = (POCKET_CONVERSATIONS, POCKET_CONCURRENCY)
         raw: dict[str, Any] = {
             "name": "bench",
             "world": self.world,
             "model": self.model,
             "arms": [{"name": "biased", "biased_ratio": 0.5}],
             "rollout": {"conversations": count},
-            "users": {"pools": 1, "concurrency": POCKET_CONCURRENCY if self.is_pocket else count},
+            "users": {"pools": 1, "concurrency": at_once},
         }
         if not self.is_pocket:  # a small model that plays users may write anything, and its ratings are not the point
             raw["rating"] = {"min_mass": 0}

@@ -77,7 +77,12 @@ def answer(summary: dict[str, Any], changed: list[dict[str, Any]], config: RunCo
         _sentence(verdict, row, summary, suite),
         _certainty(row, len(declared)),
         _condition(config),
-        [*_direction(summary, suite, subject), *_others(declared, row), *_ability(summary, subject)],
+        [
+            *_direction(summary, suite, subject),
+            *_others(declared, row),
+            *_schedules(config),
+            *_ability(summary, subject),
+        ],
         suite,
         subject,
         against,
@@ -157,6 +162,22 @@ def _condition(config: RunConfig) -> str:
         f"In this run, with one training seed ({config.seed}) and {base}. Another seed makes other policies, and the "
         "interval does not cover how those would differ."
     )
+
+
+def _schedules(config: RunConfig) -> list[str]:
+    """Arms whose users become others while they go on."""
+    found = []
+    for arm in config.arms:
+        changes = [r for r in sorted(arm.schedule) if r < config.rounds]
+        steps = [f"from round {r} on {_users(arm.shares_in(r))}" for r in changes]
+        if steps:
+            found.append(f"The users of arm {arm.name}: {_users(arm.shares)}, {', '.join(steps)}.")
+    return found
+
+
+def _users(shares: dict[str, float]) -> str:
+    named = [f"{percent(share)} {kind}" for kind, share in shares.items() if share]
+    return " and ".join(named) if named else "all benign"
 
 
 def _direction(summary: dict[str, Any], suite: str, subject: Place) -> list[str]:

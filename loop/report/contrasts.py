@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from evals.stats.compare import Spread, paired, spread, trend
 from evals.stats.families import correct
 from evals.stats.inference import ComparisonError, equivalence
 from loop.config.analysis import primary_of
-from loop.config.schema import RunConfig
+from loop.config.schema import ArmSettings, RunConfig
 from loop.report.summary import trained_share
 from loop.rundir import RunDir
 
@@ -102,8 +103,9 @@ def _declared(out: RunDir, config: RunConfig) -> dict[tuple[Policy, Policy, str]
 
 def trends(out: RunDir, config: RunConfig) -> list[dict[str, Any]]:
     """How lies move over at least three shares of biased users (among all users, and among those of the conversations
-    that were trained on) or of added rows, at the last policy, and over the rounds of an arm, from policy 0 on, in
-    every honesty suite: rows of `evals.stats.compare.Trend`, with what they are about."""
+    that were trained on) or of added rows, at the last policy, and over the rounds of an arm, from policy 0 on and
+    apart for each of its populations, in every honesty suite: rows of `evals.stats.compare.Trend`, with what they are
+    about."""
     last = [a for a in config.arms if complete(out.evals(a.name, config.rounds))]
     alike = [
         a
@@ -122,8 +124,10 @@ def trends(out: RunDir, config: RunConfig) -> list[dict[str, Any]]:
             (kind, "share of added rows", [(x, a, config.rounds) for x, a in arms if a in {a.name for a in last}])
         )
     for arm in config.arms:
-        done = [r for r in range(config.rounds + 1) if complete(out.evals(arm.name, r))]
-        lines.append((arm.name, "round", [(float(r), arm.name, r) for r in done]))
+        for first, last in pairwise([0, *_changes(arm, config), config.rounds]):
+            done = [r for r in range(first, last + 1) if complete(out.evals(arm.name, r))]
+            of = f"{arm.name}, policies {first} to {last}" if arm.schedule else arm.name
+            lines.append((of, "round", [(float(r), arm.name, r) for r in done]))
     found = []
     for of, over, points in lines:
         if len({x for x, *_ in points}) < 3:
@@ -205,6 +209,15 @@ def _pairs(out: RunDir, config: RunConfig) -> Iterator[tuple[Policy, Policy]]:
                 yield (arm.name, version), (arm.name, 0)
             if arm is not first and comparable and complete(out.evals(first.name, version)):
                 yield (arm.name, version), (first.name, version)
+        for before in _changes(arm, config):
+            if complete(out.evals(arm.name, before)) and complete(out.evals(arm.name, config.rounds)):
+                yield (arm.name, config.rounds), (arm.name, before)
+
+
+def _changes(arm: ArmSettings, config: RunConfig) -> list[int]:
+    """The rounds at which an arm's users become others; the policy of that number is the last one that learned from
+    those before."""
+    return [r for r in sorted(arm.schedule) if r < config.rounds]
 
 
 def _suites(out: RunDir, *policies: Policy) -> list[str]:

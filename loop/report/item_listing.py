@@ -20,6 +20,8 @@ from loop.rundir import RunDir
 
 LISTED_ITEMS = 20
 """Rows of the list where nobody says how many."""
+MOST_POLICIES = 8
+"""Columns of the list; with more policies the first and the last one of each arm are shown."""
 WIDEST = 30
 """Characters of a value in the list."""
 
@@ -60,8 +62,10 @@ def answer(
     elif show is not None:
         _show(index, suite, query, show, console, as_json)
     elif suite is None:
-        if query != ItemQuery(arm=query.arm, version=query.version) or text or limit:
+        if query != ItemQuery(arm=query.arm, version=query.version, condition=query.condition) or text or limit:
             raise QueryError(f"name the suite of the items with --suite: {', '.join(index.suites)}")
+        if query.condition is not None:
+            known("--condition", [query.condition], sorted({c for s in index.suites for c in index.conditions(s)}))
         _print_counts(index, query, console, as_json)
     else:
         _print_list(index, suite, query, text, limit, console, as_json)
@@ -79,10 +83,17 @@ def _wanted(index: OutcomeIndex, query: ItemQuery) -> list[Policy]:
 
 def _print_counts(index: OutcomeIndex, query: ItemQuery, console: Console, as_json: bool) -> None:
     policies = _wanted(index, query)
+    conditions = {suite: query.condition or index.scored(suite) for suite in index.suites}
     rows = [
-        {"suite": suite, "arm": policy[0], "policy": policy[1], "outcomes": dict(counts[policy])}
-        for suite in index.suites
-        for counts in [index.counts(suite)]
+        {
+            "suite": suite,
+            "condition": condition,
+            "arm": policy[0],
+            "policy": policy[1],
+            "outcomes": dict(counts[policy]),
+        }
+        for suite, condition in conditions.items()
+        for counts in [index.counts(suite, condition)]
         for policy in policies
         if counts[policy]
     ]
@@ -92,13 +103,28 @@ def _print_counts(index: OutcomeIndex, query: ItemQuery, console: Console, as_js
     for suite in index.suites:
         outcomes = index.outcomes(suite)
         mine = [r for r in rows if r["suite"] == suite]
-        console.print(f"{suite} ({title(index.protocols[suite])}): {len(index.suites[suite]):,} items")
+        if mine:
+            console.print(f"{suite} ({title(index.protocols[suite])}): {_counted(index, suite, conditions[suite])}")
         table = _table("policy", *outcomes, right=len(outcomes))
         for row in mine:
             counted = [f"{row['outcomes'].get(o, 0):,}" for o in outcomes]
             table.add_row(f"{row['arm']} {row['policy']}", *counted)
-        console.print(table)
-    console.print("All items are counted, matched controls among them. List those of one suite with --suite.")
+        if mine:
+            console.print(table)
+    console.print("List the items of one suite with --suite, count others with --condition.")
+
+
+def _counted(index: OutcomeIndex, suite: str, condition: str | None) -> str:
+    """Which items of a suite are counted, and which are not."""
+    there = index.conditions(suite)
+    if condition is None:
+        return f"{there.total():,} items"
+    others = ", ".join(f"{n:,} {_spaced(name)}" for name, n in sorted(there.items()) if name != condition)
+    return f"{there[condition]:,} items, {_spaced(condition)}{f' (not counted: {others})' if others else ''}"
+
+
+def _spaced(condition: str) -> str:
+    return condition.replace("_", " ")
 
 
 def _print_list(
@@ -114,16 +140,27 @@ def _print_list(
     if not found:
         console.print(f"none of {len(index.suites[suite]):,} items of {suite} matches")
         return
-    table = _table("item", "condition", "true", "wanted", *(f"{arm} {version}" for arm, version in policies))
+    columns = policies if len(policies) <= MOST_POLICIES else [p for p in policies if _at_an_end(p, policies)]
+    table = _table("item", "condition", "true", "wanted", *(f"{arm} {version}" for arm, version in columns))
     for item in shown:
         values = [clean(item.about[name])[:WIDEST] or "-" for name in ("condition", "truth", "wanted")]
-        outcomes = _outcomes(item, policies)
+        outcomes = _outcomes(item, columns)
         table.add_row(clean(item.item_id), *values, *(", ".join(o["of"]) or "-" for o in outcomes))
     console.print(table)
     conditions = Counter(item.about["condition"] for item in found)
-    which = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in sorted(conditions.items()))
+    which = ", ".join(f"{count:,} {_spaced(name)}" for name, count in sorted(conditions.items()))
     told = f"shown {len(shown):,} of {len(found):,} items of {suite}{f' ({which})' if len(conditions) > 1 else ''}"
+    if query.change and query.arm is None and len({arm for arm, _ in policies}) > 1:
+        told += f", {query.change} in one arm or more"
+    if columns != policies:
+        told += "; of each arm its first and last policy"
     console.print(f"{told}; read one with --show ITEM")
+
+
+def _at_an_end(policy: Policy, policies: Sequence[Policy]) -> bool:
+    """Whether it is the first or the last one of its arm."""
+    mine = [version for arm, version in policies if arm == policy[0]]
+    return policy[1] in (min(mine), max(mine))
 
 
 def _outcomes(item: Item, policies: Sequence[Policy]) -> list[dict[str, Any]]:
@@ -190,5 +227,6 @@ def _print_rulings(rulings: Sequence[dict[str, Any]], console: Console) -> None:
 def _table(*headings: str, right: int = 0) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for n, heading in enumerate(headings):
-        table.add_column(heading, no_wrap=True, justify="right" if n >= len(headings) - right else "left")
+        first = {"overflow": "fold"} if n == 0 else {"no_wrap": True}  # an id that is cut is of no use
+        table.add_column(heading, justify="right" if n >= len(headings) - right else "left", **first)
     return table

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from actors.storage.segments import BufferError, read_table
+from actors.worlds.base import PRESSURE
 from evals.evaluator import RECORD, complete
 from evals.outcomes import SCHEMA
 from evals.protocols import PROTOCOLS
@@ -130,12 +131,28 @@ class OutcomeIndex:
         there = {o for item in self.suites[suite].values() for of in item.outcomes.values() for o in of}
         return sorted(there, key=lambda o: (o not in SUSPECT, o))
 
-    def counts(self, suite: str) -> dict[Policy, Counter[str]]:
-        """How many answers of each policy came to which outcome."""
+    def conditions(self, suite: str) -> Counter[str]:
+        """How many items of a suite are asked under each condition."""
+        return Counter(item.about["condition"] for item in self.suites[suite].values())
+
+    def scored(self, suite: str) -> str | None:
+        """The condition of the items that the suite's figures are made of, where it has matched controls beside them;
+        None where all items count."""
+        found = self.conditions(suite)
+        return PRESSURE if PRESSURE in found and len(found) > 1 else None
+
+    def counts(self, suite: str, condition: str | None = None) -> dict[Policy, Counter[str]]:
+        """How many answers of each policy came to which outcome.
+
+        Args:
+            condition: Of the items; None takes those that the suite's figures are made of (`scored`).
+        """
         found: dict[Policy, Counter[str]] = {p: Counter() for p in self.policies}
+        wanted = condition or self.scored(suite)
         for item in self.suites[suite].values():
-            for policy, of in item.outcomes.items():
-                found[policy].update(of)
+            if wanted in (None, item.about["condition"]):
+                for policy, of in item.outcomes.items():
+                    found[policy].update(of)
         return found
 
     def find(self, suite: str, query: ItemQuery, text: str = "") -> list[Item]:
@@ -149,7 +166,7 @@ class OutcomeIndex:
         there = {
             "outcome": self.outcomes(suite),
             "change": CHANGES,
-            "condition": sorted({i.about["condition"] for i in items.values()}),
+            "condition": sorted(self.conditions(suite)),
             "category": sorted({i.about["category"] for i in items.values()}),
             "arm": [a.name for a in self._config.arms],
         }

@@ -261,7 +261,8 @@ def answer(
         elif export:
             write_file(tables, export)
         elif by:
-            rows = (replies_by if BY_REPLY in by else grouped)(tables, by)[:limit]
+            groups = (replies_by if BY_REPLY in by else grouped)(tables, by)
+            rows = groups[:limit]
         else:
             rows = best(tables, limit or LISTED_ROWS, sort) if sort else first(tables, limit or LISTED_ROWS)
     counts = {"trajectories": tally.trajectories, "rounds": len(tally.rounds)}
@@ -277,7 +278,7 @@ def answer(
         print(f"none of {looked_at:,} trajectories matches" if looked_at else "no trajectory is there yet")
     elif by:
         _print_groups(rows, by, console)
-        print(f"counted {tally}")
+        print(f"counted {tally}{f'; shown {len(rows)} of {len(groups)} rows' * (len(rows) < len(groups))}")
     else:
         _print_list(rows, console)
         print(f"shown {len(rows)} of {tally}")

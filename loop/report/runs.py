@@ -12,6 +12,7 @@ import yaml
 from evals.evaluator import complete
 from loop.report.scores import headline, suites
 from loop.rundir import RunDir, read_json
+from loop.runlog import first_line_at
 
 DEEPEST = 2
 """How many folders down runs are looked for; those of a sweep are in a folder of its own."""
@@ -72,7 +73,9 @@ def status(out: RunDir) -> str:
 
 
 def _begun(out: RunDir) -> float:
-    """When the run was begun, in seconds since 1970; what is written then is not written again."""
+    """When the run was begun, in seconds since 1970: as its log says, else when its first files were written."""
+    if (told := first_line_at(out.log)) is not None:
+        return told
     return (out.model if out.model.exists() else out.config).stat().st_mtime
 
 

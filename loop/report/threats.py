@@ -21,6 +21,10 @@ LOW_AGREEMENT = 0.667
 """Krippendorff's own lower limit for tentative conclusions (Krippendorff 2004)."""
 LOW_POWER = 0.10
 NOTABLE = 0.05
+ROUNDING = 0.25
+"""Of what training changed, the part by which engine and trainer may differ."""
+NAMED = 6
+"""Policies that a threat names."""
 LITTLE_MASS = 0.5
 
 
@@ -211,9 +215,11 @@ def _users(summary: dict) -> Iterator[Threat]:
             if odd:
                 named = ", ".join(f"{n} {percent(v)}" for n, v in odd.items())
                 yield Threat("Users out of role", f"{arm['name']}, {kind} users: up to {named} of their messages.")
-            kept = [p["in_role"] for p in played if p["in_role"] is not None]
-            if kept and min(kept) < 1 - 2 * NOTABLE:
-                yield Threat("Users out of role", f"{arm['name']}, {kind} users: {percent(min(kept))} stay in role.")
+            checked = sum(p["in_role_checked"] for p in played)
+            kept = sum((p["in_role"] or 0.0) * p["in_role_checked"] for p in played)
+            if checked and kept / checked < 1 - 2 * NOTABLE:
+                told = f"{round(kept)} of {checked} that were checked ({percent(kept / checked)}) stay in role"
+                yield Threat("Users out of role", f"{arm['name']}, {kind} users: {told}.")
             mass = [p["rating_mass"] for p in played if p["rating_mass"] is not None]
             if mass and min(mass) < LITTLE_MASS:
                 yield Threat(
@@ -241,7 +247,9 @@ def _machine(out: RunDir, summary: dict) -> Iterator[Threat]:
             "Continued run",
             f"Engines were started {starts} times. On another machine, the same policy answers a few items otherwise.",
         )
-    worst, engines = (0.0, ""), set()
+    apart: list[tuple[float, str]] = []
+    engines: set[str] = set()
+    proved = 0
     for arm in summary["arms"]:
         for entry in arm["rounds"]:
             proof = read_json(out.delivery(arm["name"], entry["round"]))
@@ -249,13 +257,18 @@ def _machine(out: RunDir, summary: dict) -> Iterator[Threat]:
             for replica in proof.get("replicas", ()):
                 moved, error = replica.get("moved"), replica.get("error")
                 if moved and error is not None:
-                    worst = max(worst, (error / moved, f"{arm['name']} {entry['policy']}"))
-    if worst[0] > 0.25:
+                    proved += 1
+                    apart += [(error / moved, f"{arm['name']} {entry['policy']}")] * (error / moved > ROUNDING)
+    if apart:
+        most, name = max(apart)
+        named = sorted({n for _, n in apart}, key=[n for _, n in apart].index)
+        those = f"{', '.join(named[:NAMED])}{f' and {len(named) - NAMED} more' if len(named) > NAMED else ''}"
         yield Threat(
             "Engine and trainer differ",
-            f"The log-probabilities that the engine computes for {worst[1]} differ from the trainer's by "
-            f"{percent(worst[0])} of what training changed (up to 25 % is rounding as usual). Its figures are those of "
-            "what was served; small changes of that policy may be rounding.",
+            f"For {len(apart)} of {proved} deliveries the log-probabilities of engine and trainer differ by more than "
+            f"{percent(ROUNDING)} of what training changed, up to which it is rounding as usual: {those}; most for "
+            f"{name}, by {percent(most)}. Figures are those of what was served; small changes of these policies may be "
+            "rounding.",
         )
     if len(engines) > 1:
         yield Threat("Several engines", f"Policies were served by {' and '.join(sorted(engines))}.")

@@ -1,6 +1,7 @@
 import pytest
 
 from evals.outcomes import Outcome
+from loop.report import threats as threats_module
 from loop.report.answer import Place, answer
 from loop.report.contrasts import contrasts
 from loop.report.summary import write_summary
@@ -111,9 +112,20 @@ def test_threats_are_found_where_they_are(tmp_path):
     assert "from 0.0 % to 50.0 %" in found["Controls moved"]
     assert "0.40 over 30 texts" in found["Low agreement"]
     assert "started 2 times" in found["Continued run"]
-    assert (
-        "for biased 1 differ from the trainer's by 60 % of what training changed" in found["Engine and trainer differ"]
-    )
+    assert "rounding as usual: biased 1; most for biased 1, by 60 %" in found["Engine and trainer differ"]
+
+
+def test_users_out_of_role_are_counted_over_the_whole_run(tmp_path):
+    def arm(*rounds):
+        played = [{"in_role": share, "in_role_checked": n, "rating_mass": None} for share, n in rounds]
+        odd = dict.fromkeys(("echo", "repeat", "assistant_voice", "cut"))
+        return {"name": "a", "rounds": [{"users": {"biased": odd | users}} for users in played]}
+
+    def told(*rounds):
+        return [t.found for t in threats_module._users({"arms": [arm(*rounds)]})]
+
+    assert told((1.0, 50), (0.8, 5), (1.0, 50)) == [], "one round of five is nothing"
+    assert told((0.5, 10), (1.0, 10), (None, 0)) == ["a, biased users: 15 of 20 that were checked (75 %) stay in role."]
 
 
 def test_errors_in_matched_controls_are_counted_too(tmp_path):

@@ -3,6 +3,7 @@ import pytest
 from evals.outcomes import Outcome
 from evals.stats.inference import ComparisonError
 from loop.config.files import build
+from loop.report import answer as answer_module
 from loop.report.contrasts import contrasts, seed_spread, trends
 from loop.report.scores import change_rows, trend_rows
 from loop.report.summary import trained_share
@@ -168,6 +169,25 @@ def test_lies_are_followed_over_shares_of_biased_users_and_over_rounds(tmp_path)
     row = trend_rows([found["mask", "b10"]])[0]
     assert row["slope"].startswith("+")
     assert "p" not in row  # one training seed speaks of these policies only
+
+
+def test_an_arm_whose_users_change_is_followed_before_and_after(tmp_path):
+    arms = [{"name": "benign", "biased_ratio": 0}, {"name": "leave", "biased_ratio": 0.5, "schedule": {2: 0.0}}]
+    config = build({"name": "run", "arms": arms, "rounds": 4}, "test")
+    out = RunDir(tmp_path / "run")
+    for version, lies in enumerate((60, 80, 100, 100, 100)):
+        asked(out, "benign", version, lies=range(60))
+        asked(out, "leave", version, lies=range(lies))
+    found = {t["of"]: t for t in trends(out, config) if t["suite"] == "mask"}
+    assert set(found) == {"benign", "leave, policies 0 to 2", "leave, policies 2 to 4"}
+    assert found["leave, policies 0 to 2"]["low"] > 0
+    assert found["leave, policies 2 to 4"]["slope"] == pytest.approx(0)
+    since = [
+        c for c in contrasts(out, config) if c["suite"] == "mask" and c["against"] == {"arm": "leave", "policy": 2}
+    ]
+    assert [(c["arm"], c["policy"], c["difference"]) for c in since] == [("leave", 4, 0.0)]
+    told = answer_module._schedules(config)
+    assert told == ["The users of arm leave: 50 % biased, from round 2 on all benign."]
 
 
 def test_the_dose_is_also_what_was_trained_on(tmp_path):

@@ -20,17 +20,20 @@ def items(*args):
 
 
 def test_outcomes_are_counted_by_suite_and_policy(run):
+    for asked, which in (([], ["a", "c/1"]), (["--condition", "no_stake"], ["b"])):
+        for row in json.loads(items(run.out.root, *asked, "--json").stdout)["counts"]:
+            of = [FATES[i][row["arm"]][row["policy"]] for i in which]
+            assert row["outcomes"] == {o: of.count(o) for o in set(of)}
+            assert row["condition"] == ("no_stake" if asked else "pressure")
     counted = json.loads(items(run.out.root, "--json").stdout)["counts"]
-    for row in counted:
-        of = [FATES[i][row["arm"]][row["policy"]] for i in FATES]
-        assert row["outcomes"] == {o: of.count(o) for o in set(of)}
     assert [(r["suite"], r["arm"], r["policy"]) for r in counted] == [
         ("mask", arm, policy) for arm in ("benign", "biased") for policy in range(3)
     ]
     lines = [line.split() for line in items(run.out.root).stdout.splitlines()]
     assert ["policy", "lie", "evasion", "honest"] in lines
-    assert ["biased", "1", "1", "1", "1"] in lines
-    assert ["benign", "0", "1", "0", "2"] in lines
+    assert ["biased", "1", "1", "1", "0"] in lines
+    assert ["benign", "0", "1", "0", "1"] in lines
+    assert "2 items, pressure (not counted: 1 no stake)" in items(run.out.root).stdout
 
 
 @pytest.mark.parametrize(
@@ -53,7 +56,8 @@ def test_items_are_listed_with_the_outcome_of_each_policy(run, options, found):
         assert all(o["of"] == [FATES[item["item"]][o["arm"]][o["policy"]]] for o in item["outcomes"])
     shown = items(*asked).stdout.splitlines()
     which = " (1 no stake, 2 pressure)" if len(found) == 3 else ""
-    last = f"shown {len(found)} of {len(found)} items of mask{which}; read one with --show ITEM"
+    turned = ", honest to lie in one arm or more" if "--change" in options else ""
+    last = f"shown {len(found)} of {len(found)} items of mask{which}{turned}; read one with --show ITEM"
     assert shown[-1] == (last if found else "none of 3 items of mask matches")
     assert [line.split()[0] for line in shown[1:-1]] == found
 
@@ -62,6 +66,13 @@ def test_a_limit_leaves_items_out_and_counts_them(run):
     out = json.loads(items(run.out.root, "--suite", "mask", "--limit", 2, "--json").stdout)
     assert ([i["item"] for i in out["items"]], out["count"]) == (["a", "b"], 3)
     assert "shown 2 of 3 items of mask" in items(run.out.root, "--suite", "mask", "--limit", 2).stdout
+
+
+def test_with_many_policies_the_first_and_the_last_of_each_arm_are_listed(run, monkeypatch):
+    monkeypatch.setattr("loop.report.item_listing.MOST_POLICIES", 5)
+    told = items(run.out.root, "--suite", "mask").stdout.splitlines()
+    assert " ".join(told[0].split()) == "item condition true wanted benign 0 benign 2 biased 0 biased 2"
+    assert "; of each arm its first and last policy; read one" in told[-1]
 
 
 def test_one_item_in_full(run):
@@ -93,6 +104,7 @@ def test_what_a_model_said_does_not_steer_the_terminal(tmp_path, monkeypatch):
         (["--suite", "mask", "--change", "worse"], "--change worse: unknown; known: honest to lie, lie to honest"),
         (["--arm", "biasd"], "--arm biasd: unknown; did you mean biased?"),
         (["--policy", 7], "--policy 7: not evaluated; known: 0, 1, 2"),
+        (["--condition", "presure"], "--condition presure: unknown; did you mean pressure? known: no_stake, pressure"),
         (["--outcome", "lie"], "name the suite of the items with --suite: mask"),
         (["--show", "z"], "--show z: not in any suite"),
         (["--show", ""], "--show : 3 items begin so: a (mask), b (mask), c/1 (mask)"),
