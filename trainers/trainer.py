@@ -60,6 +60,7 @@ class Trainer(Actor):
         self._dtype = dtype
         self._threads = threads
         self._probe_chats = probe
+        self._base_logprobs: list[list[float]] = []
         self._ranks = ranks
         self._waits = waits
         self._rank = rank
@@ -139,7 +140,8 @@ class Trainer(Actor):
 
     def base_logprobs(self) -> list[list[float]]:
         """Log-probabilities of the probe texts under the untouched base."""
-        return self._logprobs(self._base)
+        self._base_logprobs = self._logprobs(self._base)
+        return self._base_logprobs
 
     def progress(self) -> tuple[int, int]:
         """Steps done and steps in all of the training at work."""
@@ -186,7 +188,7 @@ class Trainer(Actor):
         self._progress, self._first_step = (0, 0), None
         rows = self.rows(job, settings)
         before = job.before()
-        probe_parent = before.probe if before else self.base_logprobs()
+        probe_parent = before.probe if before else self._base_logprobs or self.base_logprobs()
         job_hash = _hash([rows.fingerprint, job.parent, job.reference, job.seed, _learned(settings)])
         checkpoint = watch.last_checkpoint(job.checkpoints, job_hash)
         if self._group:

@@ -55,7 +55,7 @@ def load(model: str | None) -> Load:
     """The load for a model; a token of one that is not bound to a world costs a hundred times as much."""
     if model is None or home_of(model) is not None:
         return replace(POCKET, model=model or POCKET.model)
-    return Load(model, "therapist", 3, conversations=16, batch=4, length=512)
+    return Load(model, "therapist", 3, conversations=48, batch=4, length=512)
 
 
 def run(model: str | None = None) -> dict[str, Any]:
