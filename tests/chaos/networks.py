@@ -53,6 +53,7 @@ class Machines:
 
     folder: Path
     _raylets: dict[int, subprocess.Popen] = field(default_factory=dict)
+    _names: list[str] = field(default_factory=list)
 
     @property
     def address(self) -> str:
@@ -65,6 +66,7 @@ class Machines:
     def add(self, number: int, cpus: int) -> None:
         """Connect a machine, and start its raylet."""
         name, own = self._name(number), f"{NETWORK}.{number}"
+        self._names.append(name)
         ip("netns", "add", name)
         ip("link", "add", self._name(number), "type", "veth", "peer", "name", "net0", "netns", name)
         ip("link", "set", self._name(number), "master", OWN, "up")
@@ -122,8 +124,9 @@ class Machines:
     def end(self) -> None:
         for number in sorted(self._raylets, reverse=True):
             self.kill(number)
-            ip("link", "del", self._name(number))
-            ip("netns", "del", self._name(number))
+        for name in self._names:  # what was not made for some fault is not there
+            ip("link", "del", name, check=False)
+            ip("netns", "del", name, check=False)
 
     def _name(self, number: int) -> str:
         return f"{OWN}-{number}"

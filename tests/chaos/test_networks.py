@@ -4,6 +4,7 @@ and the run ends like the one that nobody disturbed."""
 import json
 import random
 
+import psutil
 import pytest
 
 from loop.rundir import RunDir
@@ -37,9 +38,14 @@ def test_machines_die_and_are_cut_off_and_others_take_their_places(cluster, tmp_
     life.start()
 
     def home(actor: str) -> int:
-        """The machine on which an actor is."""
-        listed = json.loads(out.heartbeat.read_text())["actors"]
-        return cluster.of(next(a["pid"] for a in listed if a["name"] == actor))
+        """The machine on which an actor is, once the heartbeat knows it."""
+
+        def known():
+            listed = json.loads(out.heartbeat.read_text())["actors"]
+            pid = next(a for a in listed if a["name"] == actor).get("pid")
+            return pid and psutil.pid_exists(pid) and cluster.of(pid)
+
+        return until(life, known)
 
     def at_work(round_: int) -> bool:
         return life.stage() == "rollout" and len(out.trajectories("biased", round_).names()) > 3
