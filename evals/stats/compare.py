@@ -122,6 +122,10 @@ def detectable_change(change: np.ndarray, clusters: np.ndarray, power: float = P
     return min(1.0, (k * size + ((k * size) ** 2 + 4 * (1 + k) * k * noise) ** 0.5) / (2 * (1 + k)))
 
 
+NO_SPREAD = 1e-9
+"""A standard error of log-odds that is rounding."""
+
+
 @dataclass(frozen=True)
 class Trend:
     """How the odds of a hit move with a number, as the share of biased users or the round, in these policies.
@@ -142,7 +146,8 @@ class Trend:
 def trend(at: Sequence[float], hits: Sequence[bool], clusters: Sequence[str]) -> Trend:
     """Logistic regression of hits on a number, with standard errors that are robust to clusters of items.
 
-    The same items are met at every point, so all answers to one item are in its cluster (Liang & Zeger 1986).
+    The same items are met at every point, so all answers to one item are in its cluster (Liang & Zeger 1986). Where no
+    answer is another at any point such an error is 0, and that of independent answers stands in its place.
 
     Raises:
         ComparisonError: There is only one point, or all answers are the same.
@@ -156,7 +161,10 @@ def trend(at: Sequence[float], hits: Sequence[bool], clusters: Sequence[str]) ->
     model = sm.GEE(y, sm.add_constant(x), groups=numbers, family=sm.families.Binomial())
     fit, groups = model.fit(), int(numbers.max()) + 1
     few = (groups / (groups - 1)) ** 0.5 if groups > 1 else np.inf
-    slope, reach = float(fit.params[1]), float(t_quantile(groups - 1) * few * fit.bse[1])
+    with np.errstate(invalid="ignore"):
+        robust, independent = (fit.standard_errors(kind)[1] for kind in ("robust", "naive"))
+    se = few * robust if robust > NO_SPREAD else independent
+    slope, reach = float(fit.params[1]), float(t_quantile(groups - 1) * se)
     return Trend(slope, slope - reach, slope + reach)
 
 

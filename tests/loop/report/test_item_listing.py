@@ -31,8 +31,8 @@ def test_outcomes_are_counted_by_suite_and_policy(run):
     ]
     lines = [line.split() for line in items(run.out.root).stdout.splitlines()]
     assert ["policy", "lie", "evasion", "honest"] in lines
-    assert ["biased", "1", "1", "1", "0"] in lines
-    assert ["benign", "0", "1", "0", "1"] in lines
+    assert ["biased", "1", "1", "0", "1"] in lines
+    assert ["benign", "0", "0", "0", "2"] in lines
     assert "2 items, pressure (not counted: 1 no stake)" in items(run.out.root).stdout
 
 
