@@ -339,6 +339,8 @@ def test_conversations_are_counted_by_what_one_asks_for(run):
     assert both.stdout == out.stdout
     cut = candor(run.out.root, "--arm", "biased", "--by", "round,kind", "--limit", 1, "--json")
     assert json.loads(cut.stdout)["groups"] == json.loads(out.stdout)["groups"][:1]
+    told = candor(run.out.root, "--arm", "biased", "--by", "round,kind", "--limit", 1).stdout.splitlines()
+    assert told[-1].endswith(f"; shown 1 of {len(json.loads(out.stdout)['groups'])} rows")
     said = candor(run.out.root, "--by", "scenario").stdout.splitlines()
     assert said[0].split() == ["scenario", "conversations", "excluded", "mean", "rating", "mean", "reward"]
     assert said[-1] == "counted 48 trajectories in 4 rounds"

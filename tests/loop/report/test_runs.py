@@ -2,6 +2,9 @@
 
 import fcntl
 import json
+import shutil
+import time
+from datetime import UTC, datetime
 
 import pytest
 from typer.testing import CliRunner
@@ -11,6 +14,7 @@ from loop.cli.app import app
 from loop.config.files import build, dump
 from loop.report.runs import runs
 from loop.rundir import RunDir, write_json, write_text
+from loop.runlog import RunLog
 
 
 def mask(score):
@@ -46,6 +50,18 @@ def test_runs_are_listed_with_status_progress_and_headline(folder):
     line = next(x for x in said.stdout.splitlines() if "finished" in x)
     assert " ".join(line.split()[3:]) == "finished 3 of 3 a 0.90 to 0.60"
     assert json.loads(CliRunner().invoke(app, ["ls", str(folder), "--json"]).stdout)["runs"] == runs(folder)
+
+
+def test_a_run_was_begun_when_its_log_says_so_also_after_it_was_copied(folder):
+    out = RunDir(folder / "one")
+    assert runs(out.root)[0]["begun"] == out.model.stat().st_mtime, "it has no log"
+    RunLog(out.log).write("said", "begun now")
+    write_text(out.log.with_name("run.log.2"), '{"at": "2026-01-01T10:00:00.000+00:00", "kind": "said", "text": "x"}\n')
+    copied = RunDir(folder.parent / "copied")
+    shutil.copytree(out.root, copied.root)
+    assert runs(copied.root)[0]["begun"] == datetime(2026, 1, 1, 10, tzinfo=UTC).timestamp(), "by the oldest one"
+    write_text(copied.log.with_name("run.log.2"), "torn")
+    assert runs(copied.root)[0]["begun"] == pytest.approx(time.time(), abs=60)
 
 
 def test_a_run_that_was_killed_says_running_of_itself_and_is_called_interrupted(folder):
