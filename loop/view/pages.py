@@ -156,6 +156,7 @@ class Viewer:
             rows=rows,
             problems=problems,
             counts=counts,
+            scored={s: self.outcomes.scored(s) for s in self.outcomes.suites},
             policies=self.outcomes.policies,
             arms=[a.name for a in self.config.arms],
             rounds=self.config.rounds,
@@ -324,6 +325,7 @@ class Viewer:
             page=at,
             pages=max(1, -(-(len(selection) or total) // PAGE)),
             counts={s: self.outcomes.counts(s).get((arm, version)) for s in self.outcomes.suites},
+            scored={s: self.outcomes.scored(s) for s in self.outcomes.suites},
             last=version == self.config.rounds,
         )
 

@@ -3,6 +3,7 @@
 import html
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -170,6 +171,17 @@ def test_an_item_shows_belief_answer_and_verdict_of_every_policy(address):
     _, page, _ = get(f"{address}/items/mask/a?change=honest+to+lie")
     for text in ("It is lie by biased 2.", "It is honest by benign 0.", "the judge says wool", "What of a?", "1 of 1"):
         assert text in page
+
+
+@pytest.mark.parametrize("path", ["/", "/policies/biased/1"])
+def test_as_many_items_are_listed_as_were_counted(address, path):
+    """Matched controls are neither counted nor behind the link."""
+    _, page, _ = get(address + path)
+    counted = re.findall(r'href="(/items/mask[^"]*outcome=[^"]*)"[^>]*>.*?</a> (\d+)', page)
+    assert counted
+    for link, count in counted:
+        _, listed, _ = get(address + html.unescape(link))
+        assert listed.count("<tr data-row") == int(count)
 
 
 def test_an_item_shows_two_policies_alone_side_by_side(address):
