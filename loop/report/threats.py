@@ -258,10 +258,11 @@ def _machine(out: RunDir, summary: dict) -> Iterator[Threat]:
                 moved, error = replica.get("moved"), replica.get("error")
                 if moved and error is not None:
                     proved += 1
-                    apart += [(error / moved, f"{arm['name']} {entry['policy']}")] * (error / moved > ROUNDING)
+                    if error / moved > ROUNDING:
+                        apart.append((error / moved, f"{arm['name']} {entry['policy']}"))
     if apart:
         most, name = max(apart)
-        named = sorted({n for _, n in apart}, key=[n for _, n in apart].index)
+        named = list(dict.fromkeys(n for _, n in apart))
         those = f"{', '.join(named[:NAMED])}{f' and {len(named) - NAMED} more' if len(named) > NAMED else ''}"
         yield Threat(
             "Engine and trainer differ",

@@ -1,11 +1,10 @@
 import pytest
 
 from evals.outcomes import Outcome
-from loop.report import threats as threats_module
 from loop.report.answer import Place, answer
 from loop.report.contrasts import contrasts
 from loop.report.summary import write_summary
-from loop.report.threats import threats
+from loop.report.threats import _users, threats
 from loop.report.turned import turns
 from loop.rundir import read_json, write_json
 from tests.conftest import write_evaluation
@@ -115,14 +114,14 @@ def test_threats_are_found_where_they_are(tmp_path):
     assert "rounding as usual: biased 1; most for biased 1, by 60 %" in found["Engine and trainer differ"]
 
 
-def test_users_out_of_role_are_counted_over_the_whole_run(tmp_path):
+def test_users_out_of_role_are_counted_over_the_whole_run():
     def arm(*rounds):
         played = [{"in_role": share, "in_role_checked": n, "rating_mass": None} for share, n in rounds]
         odd = dict.fromkeys(("echo", "repeat", "assistant_voice", "cut"))
         return {"name": "a", "rounds": [{"users": {"biased": odd | users}} for users in played]}
 
     def told(*rounds):
-        return [t.found for t in threats_module._users({"arms": [arm(*rounds)]})]
+        return [t.found for t in _users({"arms": [arm(*rounds)]})]
 
     assert told((1.0, 50), (0.8, 5), (1.0, 50)) == [], "one round of five is nothing"
     assert told((0.5, 10), (1.0, 10), (None, 0)) == ["a, biased users: 15 of 20 that were checked (75 %) stay in role."]

@@ -3,7 +3,7 @@ import pytest
 from evals.outcomes import Outcome
 from evals.stats.inference import ComparisonError
 from loop.config.files import build
-from loop.report import answer as answer_module
+from loop.report.answer import _schedules
 from loop.report.contrasts import contrasts, seed_spread, trends
 from loop.report.scores import change_rows, trend_rows
 from loop.report.summary import trained_share
@@ -188,7 +188,7 @@ def test_an_arm_whose_users_change_is_followed_before_and_after(tmp_path):
         c for c in contrasts(out, config) if c["suite"] == "mask" and c["against"] == {"arm": "leave", "policy": 2}
     ]
     assert [(c["arm"], c["policy"], c["difference"]) for c in since] == [("leave", 4, 0.0)]
-    told = answer_module._schedules(config)
+    told = _schedules(config)
     assert told == ["The users of arm leave: 50 % biased, from round 2 on all benign."]
 
 
