@@ -171,9 +171,11 @@ class AssistantSettings(EngineSettings):
     """The engine of the assistant, and how a new policy gets into it."""
 
     sync: Literal["auto", "lora", "merged"] = "auto"
-    """`lora` loads each policy's adapter beside the base model; `merged` reloads whole merged weights; `auto` takes
-    `merged` on a CPU, where an active adapter costs a quarter of the throughput, and `lora` on a GPU and for models on
-    a CPU whose output head is tied to the embeddings, as vLLM keeps the old head when it reloads those."""
+    """`lora` loads each policy's adapter beside the base model, so that one engine serves the policy and, as users, the
+    base; `merged` reloads whole merged weights, beside an engine of the base. `auto` takes `lora` for whatever adapters
+    are trained of, and `merged` for pocket models on a CPU, of whose throughput an active adapter costs a quarter. A
+    model whose output head is tied to the embeddings takes `lora` on a CPU in any case, as vLLM keeps the old head when
+    it reloads those."""
     probe_tolerance: float = Field(0.2, gt=0)
     """Largest mean difference, in nats per token, between the engine's and the trainer's log-probabilities of the probe
     texts. Above it a published policy counts as not delivered, and the run stops."""

@@ -45,7 +45,7 @@ class Need:
 
 
 def needs(config: RunConfig) -> list[Need]:
-    """Every actor of a run with its resources."""
+    """Every actor of a run with its resources; arms that are at work side by side have actors of their own."""
     settings: list[tuple[str, int, ActorSettings]] = [
         ("assistant", config.assistant.replicas, config.assistant),
         ("user pool", config.users.pools if config.converses else 0, config.users),
@@ -57,7 +57,8 @@ def needs(config: RunConfig) -> list[Need]:
     if config.own_base_engine:
         settings.append(("user engine", config.users.engine.replicas, config.users.engine))
     settings += [(f"{name} engine", s.replicas, s) for name, s in config.engines.items()]
-    return [Need(role, count, s.cpus, s.gpus, _later(s, config)) for role, count, s in settings]
+    sets = config.side_by_side
+    return [Need(role, sets * count, s.cpus, s.gpus, sets * _later(s, config)) for role, count, s in settings]
 
 
 def _later(settings: ActorSettings, config: RunConfig) -> int:

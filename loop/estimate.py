@@ -383,7 +383,8 @@ def _cache_size(config: RunConfig, engine: _EngineOf, needs: Needs, shape: Any, 
     dtype = fast_dtype("cpu") if s.dtype == "auto" else s.dtype
     side_by_side = min(s.max_num_seqs, config.rollout.conversations, config.users.pools * config.users.concurrency)
     wanted = side_by_side * needs.longest[0] // s.replicas
-    gib = s.kv_cache_gib or cache_gib(shape, dtype, ROOM * wanted, psutil.virtual_memory().available)
+    available = psutil.virtual_memory().available // config.side_by_side
+    gib = s.kv_cache_gib or cache_gib(shape, dtype, ROOM * wanted, available)
     holds = int(gib * GIB) // token_bytes(shape, dtype)
     if wanted > holds:
         fits = max(1, holds * s.replicas // needs.longest[0] // config.users.pools)

@@ -14,7 +14,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,18 +72,22 @@ def to_blame(stalled: dict[str, str]) -> list[str]:
 
 
 class Heartbeat:
-    """Watches the actors of a supervisor while the block runs.
+    """Watches the actors of supervisors while the block runs.
 
     Args:
+        supervisors: One for each arm that is at work side by side with others.
         ui: Says what stalls, and knows which stages are under way.
     """
 
-    def __init__(self, supervisor: ActorSupervisor, out: RunDir, ui: Stages, beat: float = BEAT_SECONDS) -> None:
-        self._supervisor = supervisor
+    def __init__(
+        self, supervisors: Sequence[ActorSupervisor], out: RunDir, ui: Stages, beat: float = BEAT_SECONDS
+    ) -> None:
+        self._supervisors = supervisors
+        self._config = supervisors[0].config
         self._out = out
         self._ui = ui
         self._beat_seconds = beat
-        minutes = supervisor.config.cluster.stall_minutes
+        minutes = self._config.cluster.stall_minutes
         self._limit = None if minutes is None else 60 * minutes
         self._watched: dict[str, Watched] = {}
         self._said = ""
@@ -104,8 +108,8 @@ class Heartbeat:
             now = time.monotonic()
             with self._going_on("ask the actors"):
                 self._listen(now)
-                if self._limit is not None:
-                    self._end_stalled(now, self._limit)
+                for supervisor in self._supervisors if self._limit is not None else ():
+                    self._end_stalled(supervisor, now, self._limit)
             with contextlib.suppress(OSError):  # a disk that is full; the driver says so
                 body = self._body(now)
                 self._write(body)
@@ -128,7 +132,7 @@ class Heartbeat:
         """Ask those who are not asked yet, and take what is answered, now or at a later beat."""
         import ray
 
-        for m in self._supervisor.actors:
+        for m in (m for s in self._supervisors for m in s.actors):
             handle = m.handle
             if handle is None or not m.up:
                 self._watched.pop(m.name, None)
@@ -148,22 +152,23 @@ class Heartbeat:
             with contextlib.suppress(ray.exceptions.RayError):  # it died, and whoever waits for it finds out
                 w.take(ray.get(ref), time.monotonic())
 
-    def _end_stalled(self, now: float, limit: float) -> None:
-        by_name = {m.name: m for m in self._supervisor.actors}
-        found = {name: why for name, w in self._watched.items() if (why := w.stalled(now, limit))}
+    def _end_stalled(self, supervisor: ActorSupervisor, now: float, limit: float) -> None:
+        by_name = {m.name: m for m in supervisor.actors}
+        mine = {name: w for name, w in self._watched.items() if name in by_name}
+        found = {name: why for name, w in mine.items() if (why := w.stalled(now, limit))}
         for name in to_blame({name: by_name[name].role for name in found}):
             m, w = by_name[name], self._watched[name]
             if m.stalled is None and m.location is not None and m.handle is w.handle:
+                supervisor.stalled += 1
                 self._end(m, m.location, found[name])
         if found:  # those that waited for it begin anew
-            for w in self._watched.values():
+            for w in mine.values():
                 w.moved = time.monotonic()
 
     def _end(self, m: SupervisedActor, at: ActorLocation, why: str) -> None:
         import ray
 
         m.stalled = f"killed by cluster.stall_minutes, as {why}"
-        self._supervisor.stalled += 1
         self._ui.say(f"  {m.name} is stalled: {why}; it is killed and replaced")
         stacks = stacks_of(at)
         self._ui.log("stalled", f"{m.name} is stalled: {why}", actor=m.name, host=at.host, pid=at.pid, stacks=stacks)
@@ -174,9 +179,12 @@ class Heartbeat:
 
     def _body(self, now: float) -> dict[str, Any]:
         """What is known of the run just now; the file, gauges and TensorBoard all show this."""
-        actors = [self._line(m, now) for m in self._supervisor.actors]
+        actors = []
+        for s in self._supervisors:
+            lines = [self._line(m, now) for m in s.actors]
+            s.figures = totals(lines)
+            actors += lines
         disk = shutil.disk_usage(self._out.root)
-        self._supervisor.figures = totals(actors)
         return {
             "schema": "heartbeat/1",
             "at": time.time(),
@@ -185,9 +193,9 @@ class Heartbeat:
             "pid": os.getpid(),
             "stages": self._ui.under_way(),
             "actors": actors,
-            "figures": self._supervisor.figures,
-            "stalled": self._supervisor.stalled,
-            "budget": self._supervisor.config.budget,
+            "figures": totals(actors),
+            "stalled": sum(s.stalled for s in self._supervisors),
+            "budget": self._config.budget,
             "disk": {"free": disk.free, "total": disk.total},
         }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -46,6 +47,8 @@ class Reckoned:
         gpu: Kind of the GPUs.
         gpus: How many the run holds all the time.
         hours: By stage, all arms and rounds together; an evaluation counts as if it were alone.
+        total: Hours of the whole run, without its start; less than all stages together where arms are at work side by
+            side.
         endpoint_cost: What requests to endpoints cost; 0 where none has a price.
         gpu_cost: What the GPUs cost; None where `cluster.gpu_hour_price` is not given.
         assumed: What was taken for granted, a line each.
@@ -54,18 +57,15 @@ class Reckoned:
     gpu: str
     gpus: float
     hours: dict[str, float]
+    total: float
     endpoint_cost: float
     gpu_cost: float | None
     assumed: list[str] = field(default_factory=list)
 
-    @property
-    def total(self) -> float:
-        """Hours of the whole run, without its start."""
-        return sum(self.hours.values())
-
     def facts(self) -> dict[str, Any]:
         """The same for JSON."""
-        return asdict(self) | {"total_hours": self.total, "gpu_hours": self.total * self.gpus}
+        facts = asdict(self)
+        return facts | {"total_hours": facts.pop("total"), "gpu_hours": self.total * self.gpus}
 
     def __str__(self) -> str:
         parts = ", ".join(f"{stage} {hours:.2g} h" for stage, hours in self.hours.items() if hours)
@@ -90,22 +90,43 @@ def reckoned(config: RunConfig, gpu: str | None) -> Reckoned | None:
     if models is None:
         return None
     hours, money, to_talk = dict.fromkeys(STAGES, 0.0), 0.0, to_hold(config)
+    of_arms = []
     for n, arm in enumerate(map(config.for_arm, config.arms)):
+        before, first = sum(hours.values()), 0.0
         asked = asking(arm, models.template, offline=True)
         models.note_items(asked)
         for name, tokens in _evaluation(arm, asked).items():  # one after the other, as all wait for the answers
             policies = arm.rounds + (n == 0)  # policy 0 is evaluated once
-            hours["evaluate"] += policies * models.seconds(name, tokens) / HOUR
+            each = models.seconds(name, tokens) / HOUR
+            hours["evaluate"] += policies * each
+            first += (n == 0) * each
             money += policies * models.price(name, tokens)
         if arm.data is None:
             talks = to_talk[config.arms[n].name]
             talking = {name: _times(of, talks) for name, of in _conversation(arm, models).items()}
-            hours["rollout"] += max(models.seconds(*of) for of in talking.items()) / HOUR  # they work side by side
+            longest = max(models.seconds(*of) for of in talking.items()) / HOUR  # they work side by side
+            hours["rollout"] += longest
+            first += longest * (1 - (arm.rounds - 1) * arm.rollout.conversations / talks) if talks else 0.0
             money += sum(models.price(*of) for of in talking.items())
         hours["train"] += arm.rounds * models.train_seconds(arm, peak) / HOUR
-    price = config.cluster.gpu_hour_price
-    cost = None if price is None else price * held * sum(hours.values())
-    return Reckoned(gpu, held, hours, money, cost, models.assumed)
+        of_arms.append((first, sum(hours.values()) - before - first))
+    price, total = config.cluster.gpu_hour_price, _until_all_are_done(of_arms, config.side_by_side)
+    cost = None if price is None else price * held * total
+    return Reckoned(gpu, held, hours, total, money, cost, models.assumed)
+
+
+def _until_all_are_done(arms: Sequence[tuple[float, float]], sets: int) -> float:
+    """Hours until all arms are done.
+
+    Args:
+        arms: Of each the hours of its round 0 until the next arm may begin, and all others.
+        sets: How many arms are at work side by side; the set of actors that is free first takes the next arm.
+    """
+    free, turn = [0.0] * sets, 0.0
+    for first, rest in arms:
+        turn = max(min(free), turn) + first
+        free[free.index(min(free))] = turn + rest
+    return max(free)
 
 
 @dataclass

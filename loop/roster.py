@@ -74,16 +74,17 @@ class SupervisedActor:
 
 
 class Roster:
-    """All actors of a run, made or not.
+    """All actors that an arm works with, made or not.
 
     Attributes:
         complete: Whether everybody that the run needs was up once.
 
     Args:
         engine: The class of engines that compute; a scripted run has others.
+        number: Which set of actors it is, where arms are at work side by side.
     """
 
-    def __init__(self, config: RunConfig, model: str, engine: type = Engine) -> None:
+    def __init__(self, config: RunConfig, model: str, engine: type = Engine, number: int = 0) -> None:
         c = self.config = config
         self.complete = False
         self._model = model
@@ -119,7 +120,7 @@ class Roster:
             for _ in range(c.users.pools if c.converses else 0)
         ]
         self.evaluator = actor("evaluator", lambda: _actor(Evaluator, c.evals).remote(c.world))
-        numbers: Counter[str] = Counter()
+        numbers = Counter({role: number * n for role, n in Counter(m.role for m in self.actors).items()})
         for m in self.actors:
             m.name = f"{m.role.replace(' ', '-')}-{numbers[m.role]}"
             numbers[m.role] += 1
@@ -129,7 +130,7 @@ class Roster:
         c = self.config
         engines = c.assistant.replicas + sum(s.replicas for s in c.engines.values() if not s.gpus)
         engines += c.users.engine.replicas if c.own_base_engine else 0
-        threads = settings.threads or max(1, cores() // engines)
+        threads = settings.threads or max(1, cores() // (engines * c.side_by_side))
         kind = self._engine_class
         if model == SCRIPTED and not issubclass(kind, ScriptedEngine):
             kind = ScriptedEngine
@@ -146,7 +147,7 @@ class Roster:
     def _trainer(self) -> Any:
         """A new trainer, the first of its ranks."""
         s = self.config.trainer
-        threads = s.threads or max(1, cores() // s.ranks)
+        threads = s.threads or max(1, cores() // (s.ranks * self.config.side_by_side))
         made = _actor(
             ScriptedTrainer if self._model == SCRIPTED else Trainer,
             s,
@@ -264,6 +265,7 @@ class Roster:
             price = settings.price
             if name not in self.model_engines:
                 processes = len(self.pools) + any(name in self.config.for_arm(a).eval_judges for a in self.config.arms)
+                processes *= self.config.side_by_side
                 identity = endpoint_identity(settings)
                 return ModelRef(name, endpoint=settings, share=1 / max(1, processes), price=price, identity=identity)
             engines, path, served_by = self.model_engines[name], resolve(settings.model), settings

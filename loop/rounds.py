@@ -7,6 +7,8 @@
     select     the best and the worst by reward, or a control; with `data`, rows are composed instead
     train      the trainer turns the selection into policy r+1
 
+Arms take turns, or are at work side by side with actors of their own (`cluster.arms_at_once`, `loop.lanes`).
+
 Each stage leaves a file or folder that is complete or absent; what is there is not done again. This is how a run
 continues after a crash, and how it recovers while it runs: an actor that died is started again, and the round is
 entered again.
@@ -15,6 +17,9 @@ entered again.
 from __future__ import annotations
 
 import time
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
 
 import psutil
 import ray
@@ -27,11 +32,13 @@ from evals.evaluator import complete
 from loop.arm import Arm
 from loop.budget import BudgetSpentError
 from loop.cluster import connect
-from loop.config.schema import RunConfig
+from loop.config.explain import ConfigError
+from loop.config.schema import ArmSettings, RunConfig
 from loop.door import open_door
 from loop.estimate import fitted
 from loop.evaluation import Evaluation
 from loop.heartbeat import Heartbeat
+from loop.lanes import Turns, side_by_side
 from loop.machines import check_machines, look_everywhere, machines_now
 from loop.preflight import check_models
 from loop.publish import publish
@@ -44,9 +51,11 @@ from loop.supervisor import ActorSupervisor, ClusterGoneError, wait_seconds
 from loop.training import check_data, compose_rows, select_trajectories, train
 
 
-def run_round(arm: Arm, evaluation: Evaluation, r: int) -> None:
+def run_round(arm: Arm, evaluation: Evaluation, r: int, turns: Turns) -> None:
     """Policy r: publish it, evaluate it, and unless it is the last make policy r+1: of what users thought of it, or of
     data."""
+    if r == 0:
+        turns.wait_for(arm.name, arm.ui)
     trains = not arm.trained(r)
     converses = trains and arm.config.data is None
     plan = planned(arm, r) if converses else None
@@ -55,6 +64,7 @@ def run_round(arm: Arm, evaluation: Evaluation, r: int) -> None:
     if converses:
         rollout(arm, r, plan, meanwhile=lambda: evaluation.attend(r))
     evaluation.end(r)
+    turns.over(arm.name)  # what round 0 has in common with that of other arms is there
     if converses:
         select_trajectories(arm, r)
     elif trains:
@@ -63,19 +73,31 @@ def run_round(arm: Arm, evaluation: Evaluation, r: int) -> None:
         train(arm, r)
 
 
-def run_arm(arm: Arm) -> None:
+def run_arm(arm: Arm, turns: Turns | None = None) -> None:
     """Every round that the arm still lacks; an actor that dies is started again, and its round continues with what is
-    missing."""
-    begin = arm.first_round()
-    if begin is None:
-        return
+    missing.
+
+    Args:
+        turns: Whose turn it is to begin; None where no other arm is at work.
+    """
+    turns = turns or Turns([arm.name])
+    with turns.over_at_last(arm.name):
+        begin = arm.first_round()
+        if begin is not None:
+            _run_from(arm, begin, turns)
+
+
+def _run_from(arm: Arm, begin: int, turns: Turns) -> None:
     evaluation = Evaluation(arm)
+    if begin > 0:
+        turns.over(arm.name)
     with arm.figures_from(begin):
         for r in range(begin, arm.config.rounds + 1):
             while not arm.done(r):
                 try:
-                    run_round(arm, evaluation, r)
+                    run_round(arm, evaluation, r, turns)
                 except ActorGone as gone:
+                    arm.ui.heed()  # the run may be about to stop, and its actors with it
                     arm.supervisor.restart_dead(gone)
             arm.supervisor.forget_deaths()
             if told := keep_small(arm.run_config, arm.out):
@@ -89,7 +111,7 @@ STOPS = (BudgetSpentError, ClusterGoneError, ModelRefusedError, StorageError, OS
 def run_arms(
     config: RunConfig, model: str, out: RunDir, ui: Stages, first: bool = True, keep_going: bool = False
 ) -> None:
-    """Start the actors, run one arm after the other, and stop the actors.
+    """Start the actors, run the arms, and stop the actors.
 
     Args:
         first: Whether this process does so for the first time.
@@ -99,13 +121,15 @@ def run_arms(
     if config.cluster.address:
         machines = machines_now()
         check_machines(machines, look_everywhere(machines, out.root), ui.say)
-    supervisor = ActorSupervisor(config, model, ui.say, log=ui.log)
-    heartbeat = Heartbeat(supervisor, out, ui)
+    sets = range(config.side_by_side)
+    supervisors = [ActorSupervisor(config, model, ui.say, log=ui.log, number=n) for n in sets]
+    heartbeat = Heartbeat(supervisors, out, ui)
     try:
-        with heartbeat, open_door(config.assistant.serve, supervisor, ui.say):
-            _run_arms(config, model, out, ui, supervisor, first, keep_going)
+        with heartbeat, open_door(config.assistant.serve, supervisors[0], ui.say):
+            _run_arms(config, model, out, ui, supervisors, first, keep_going)
     finally:
-        supervisor.stop()
+        for supervisor in supervisors:
+            supervisor.stop()
 
 
 def _run_arms(
@@ -113,35 +137,55 @@ def _run_arms(
     model: str,
     out: RunDir,
     ui: Stages,
-    supervisor: ActorSupervisor,
+    supervisors: Sequence[ActorSupervisor],
     first: bool,
     keep_going: bool,
 ) -> None:
-    with ui.stage("start engines and trainer", len(supervisor.actors), "actors", stage="start") as stage:
-        supervisor.start(stage.update)
+    actors = [m for s in supervisors for m in s.actors]
+    with ui.stage("start engines and trainer", len(actors), "actors", stage="start") as stage:
+        supervisors[0].find_room()
+        side_by_side([partial(s.start, lambda _: stage.update(sum(m.up for m in actors))) for s in supervisors], ui)
+    engine = supervisors[0].engine
+    if unlike := {s.engine for s in supervisors} - {engine}:
+        raise ConfigError(
+            f"the assistant of one arm is {engine} and that of another {min(unlike)}; arms must compute the same, so "
+            "install the same on every machine, and name assistant.dtype where their processors differ"
+        )
     out.pin_served(model)
     for name, engine in config.engines.items():
         out.pin_served(resolve(engine.model), name)
     starts = read_json(out.timing).get("starts", 0) + 1
     began = psutil.Process().create_time() if first else time.time() - stage.seconds()
     write_json(out.timing, {"starts": starts, "start": round(time.time() - began, 1)})
-    write_summary(out, config, "running", supervisor.engine)
-    failed: Exception | None = None
-    for settings in config.arms:
-        try:
-            run_arm(Arm(config, settings, model, supervisor, out, ui))
-        except STOPS:
-            raise
-        except Exception as error:
-            if not keep_going:
+    write_summary(out, config, "running", engine)
+    left, turns, failed = deque(config.arms), Turns([a.name for a in config.arms]), list[Exception]()
+
+    def lane(supervisor: ActorSupervisor) -> None:
+        while settings := _next(left):
+            try:
+                run_arm(Arm(config, settings, model, supervisor, out, ui), turns)
+            except STOPS:
                 raise
-            own = unwrapped(error)
-            ui.say(f"  {settings.name} failed ({type(own).__name__}: {first_line(own)}); going on without it")
-            failed = failed or error
-            supervisor.begin_anew()
-    if failed is not None:
-        raise failed
-    write_summary(out, config, "finished", supervisor.engine)
+            except Exception as error:
+                if not keep_going:
+                    raise
+                own = unwrapped(error)
+                ui.say(f"  {settings.name} failed ({type(own).__name__}: {first_line(own)}); going on without it")
+                failed.append(error)
+                supervisor.begin_anew()
+
+    side_by_side([partial(lane, s) for s in supervisors], ui)
+    if failed:
+        raise failed[0]
+    write_summary(out, config, "finished", engine)
+
+
+def _next(left: deque[ArmSettings]) -> ArmSettings | None:
+    """The next arm that nobody has begun."""
+    try:
+        return left.popleft()
+    except IndexError:
+        return None
 
 
 def run(config: RunConfig, model: str, out: RunDir, ui: Stages, keep_going: bool = False) -> None:

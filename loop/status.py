@@ -47,6 +47,7 @@ def status(config: RunConfig, out: RunDir) -> dict[str, Any]:
         "stages": beat.get("stages", []) if alive else [],
         "actors": beat.get("actors", []) if alive else [],
         "arms": [{"arm": arm.name, "rounds": _rounds(config, out, arm.name)} for arm in config.arms],
+        "arms_at_once": config.side_by_side,
         "seconds": _seconds(config, out),
         "errors": read_log(out.log, ("died", "stalled", "error"))[-ERRORS_SHOWN:],
     }
@@ -112,7 +113,9 @@ def shown(found: dict[str, Any]) -> RenderableType:
     for row in found["errors"]:
         lines.append(f"  {row['at'][:19]} {row['text']}")
     if any(found["seconds"].values()):
-        lines.append(f"  {'so far it' if found['actors'] else 'it'} took {told(found['seconds'])}")
+        lines.append(
+            f"  {'so far it' if found['actors'] else 'it'} took {told(found['seconds'], found['arms_at_once'])}"
+        )
     return Group(*lines)
 
 

@@ -55,7 +55,7 @@ def machines() -> list[dict[str, float]]:
 
 
 class ActorSupervisor(Roster):
-    """All actors of a run, kept alive.
+    """All actors that an arm works with, kept alive.
 
     Attributes:
         engine: Name and version of the assistant's engines, once they are up.
@@ -65,6 +65,8 @@ class ActorSupervisor(Roster):
     Args:
         say: Shows a line to whoever watches the run.
         log: Adds a line to its log; arguments as of `loop.runlog.RunLog.write`.
+        number: Which set of actors it is, where arms are at work side by side. The first of them finds out whether the
+            cluster has room for all.
     """
 
     def __init__(
@@ -74,14 +76,16 @@ class ActorSupervisor(Roster):
         say: Callable[[str], None],
         engine: type = Engine,
         log: Callable[..., None] = lambda *_, **__: None,
+        number: int = 0,
     ) -> None:
-        super().__init__(config, model, engine)
+        super().__init__(config, model, engine, number)
         self.engine = ""
         self.figures: dict[str, float] = {}
         self.stalled = 0
         self._say = say
         self._log = log
         self._false_alarms = 0
+        self._has_room = number > 0
         self._pings: dict[Any, tuple[SupervisedActor, Any]] = {}
 
     def start(self, started: Callable[[int], None] = lambda _: None, join: bool = True) -> None:
@@ -103,7 +107,8 @@ class ActorSupervisor(Roster):
         lacking = [m for m in self.actors if not m.up]
         down = self.lacking(lacking)
         if down:
-            self._find_room(first=len(lacking) == len(self.actors), down=down)
+            self.find_room()
+            self._keep_room(down)
         for m in down:
             if m.handle is None:
                 self._begin(m)
@@ -120,7 +125,7 @@ class ActorSupervisor(Roster):
                     m.location = fetch(m.handle.ping.remote())
                 except ActorGone as error:
                     self._record_death(m, error)
-                    self._find_room(first=False, down=[m])
+                    self._keep_room([m])
                     self._begin(m)
                     waiting[m.pending] = m
                     continue
@@ -249,23 +254,33 @@ class ActorSupervisor(Roster):
             except ActorGone:
                 return  # whoever asks it next finds out, and has it started again
 
-    def _find_room(self, first: bool, down: list[SupervisedActor]) -> None:
-        """Check that the cluster has room for everybody that the run needs, and wait for machines that may come back.
+    def find_room(self) -> None:
+        """Find out, while nobody is up yet, whether the cluster has room for everybody; on a cluster that others share,
+        wait for it. Once it was found, nothing happens.
+
+        Raises:
+            ConfigError: It has not.
+        """
+        if self._has_room:
+            return
+        if self.config.cluster.address:
+            wait_for_room(self.config, self._say)
+        else:
+            check_resources(self.config, machines())
+        self._has_room = True
+
+    def _keep_room(self, down: list[SupervisedActor]) -> None:
+        """Wait for machines that may come back while the cluster has no room for everybody that the run needs.
 
         Args:
-            first: Whether nobody is up yet. On a machine of its own a run does not wait then.
             down: Those that are needed and are not up.
         """
         spare = Counter(m.role for m in self.actors if not m.up and m not in down)
-        if first and self.config.cluster.address:
-            return wait_for_room(self.config, self._say, spare)
         deadline, said = time.monotonic() + 60 * self.config.cluster.wait_for_nodes, -math.inf
         while True:
             try:
                 return check_resources(self.config, machines(), spare)
             except ConfigError as error:
-                if first:
-                    raise
                 if time.monotonic() > deadline:
                     raise ActorLostError(f"the cluster has become too small: {error}") from None
                 if time.monotonic() - said > 60:

@@ -157,7 +157,7 @@ def speed() -> float:
 def remember(config: RunConfig, out: RunDir) -> None:
     """Keep how long a finished run took, for the next one of the same model here; not of a run that was resumed."""
     took = parts(out, config)
-    if read_json(out.timing).get("starts") != 1:
+    if read_json(out.timing).get("starts") != 1 or config.side_by_side > 1:
         return
     start = took.pop("start")
     kept = _kept() | {_key(config): {"start": start, "factor": (sum(took.values()) + END) / work(config)}}
@@ -181,10 +181,16 @@ def parts(out: RunDir, config: RunConfig) -> dict[str, float]:
     return found
 
 
-def told(seconds: dict[str, float]) -> str:
-    """Such seconds in all and by stage, those left out that took none."""
-    took = {name: s for name, s in seconds.items() if s}
-    return f"{shown(sum(took.values()))}: {', '.join(f'{name} {shown(s)}' for name, s in took.items())}"
+def told(seconds: dict[str, float], at_once: int = 1) -> str:
+    """Such seconds in all and by stage, those left out that took none.
+
+    Args:
+        at_once: How many arms were at work side by side.
+    """
+    names = {"evaluate": "evaluate (beyond rollouts)"} if seconds.get("rollout") else {}
+    took = {names.get(name, name): s for name, s in seconds.items() if s}
+    whose = " in all arms together, which overlap" if at_once > 1 else ""
+    return f"{shown(sum(took.values()))}{whose}: {', '.join(f'{name} {shown(s)}' for name, s in took.items())}"
 
 
 def _key(config: RunConfig) -> str:

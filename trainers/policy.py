@@ -7,6 +7,7 @@ A policy directory is what PEFT or transformers writes, so that `PeftModel` or `
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -107,18 +108,49 @@ def distance(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> floa
     return sum(abs(x - y) for x, y in pairs) / len(pairs)
 
 
+CLEAR = 6.0
+"""So many standard errors from the middle between two policies an engine has to be to count as on the side of one: with
+eight texts as clusters, chance alone goes as far once in two thousand deliveries."""
+FEWEST_TEXTS, FEWEST_TOKENS = 8, 200
+"""With fewer a standard error says little."""
+
+
 @dataclass(frozen=True)
 class Proof:
-    """How far the engine is from the new policy and from its parent, and how far those two are apart (nats a token)."""
+    """What the log-probabilities of the probe texts say of the policy that an engine serves.
+
+    Attributes:
+        error, error_to_parent: How far the engine is from the new policy and from its parent (nats a token).
+        moved: How far those two are apart.
+        along: How far the engine is on the way from the parent to the new policy, 0 for the one and 1 for the other:
+            the least-squares slope, over tokens, of what the engine differs from the parent in on what the policy does.
+            Rounding draws it towards 1/2 from both sides. None where the policy did not move, or tokens are few.
+        along_se: The standard error of that.
+    """
 
     error: float
     error_to_parent: float
     moved: float
+    along: float | None = None
+    along_se: float | None = None
+
+    @property
+    def points(self) -> bool:
+        """Whether, over all tokens, the engine is clearly on the side of one of the two, although single tokens may
+        differ by more than the policy moved, as in 16 bits."""
+        return self.along is not None and abs(self.along - 0.5) >= CLEAR * (self.along_se or 0.0)
 
     @property
     def tells_apart(self) -> bool:
-        """Whether the policy moved far enough from its parent for the probe to tell which of them is served."""
-        return self.moved >= 2 * min(self.error, self.error_to_parent)
+        """Whether the probe tells which of the two is served."""
+        return self.points or self.moved >= 2 * min(self.error, self.error_to_parent)
+
+    @property
+    def parent(self) -> bool:
+        """Whether it is the parent, as far as that can be told."""
+        if self.points:
+            return self.along is not None and self.along < 0.5
+        return self.tells_apart and self.error > self.error_to_parent
 
 
 def prove(
@@ -133,20 +165,39 @@ def prove(
     Raises:
         DeliveryError: They are further than `tolerance` from the trainer's, or they are the parent's.
     """
-    proof = Proof(distance(served, expected), distance(served, parent), distance(expected, parent))
+    apart = distance(served, expected), distance(served, parent), distance(expected, parent)
+    proof = Proof(*apart, *_along(served, expected, parent))
     if not proof.error <= tolerance:
         raise DeliveryError(
             f"{policy} is not what the engine serves: its log-probabilities of the probe texts differ from the "
             f"trainer's by {proof.error:.4f} nats a token (allowed: {tolerance:g}); first text, engine: "
             f"{_head(served)}, trainer: {_head(expected)}"
         )
-    if proof.tells_apart and proof.error > proof.error_to_parent:
+    if proof.parent:
+        way = f", {proof.along:.2f} of the way from the parent to it" if proof.points else ""
         raise DeliveryError(
             f"the engine still serves the parent of {policy}: it is {proof.error_to_parent:.4f} nats a token from the "
-            f"parent and {proof.error:.4f} from {policy}; first text, engine: {_head(served)}, trainer: "
+            f"parent and {proof.error:.4f} from {policy}{way}; first text, engine: {_head(served)}, trainer: "
             f"{_head(expected)}"
         )
     return proof
+
+
+def _along(
+    served: Sequence[Sequence[float]], expected: Sequence[Sequence[float]], parent: Sequence[Sequence[float]]
+) -> tuple[float | None, float | None]:
+    """`Proof.along` and its standard error, with texts as clusters, as rounding goes on from token to token."""
+    texts = [
+        [(s - p, e - p) for s, e, p in zip(*text, strict=True)] for text in zip(served, expected, parent, strict=True)
+    ]
+    moved = sum(d * d for text in texts for _, d in text)
+    if not moved > 0 or len(texts) < FEWEST_TEXTS or sum(map(len, texts)) < FEWEST_TOKENS:
+        return None, None
+    slope = sum(at * d for text in texts for at, d in text) / moved
+    if not math.isfinite(slope):
+        return None, None
+    off = [sum(d * (at - slope * d) for at, d in text) for text in texts]
+    return slope, math.sqrt(len(texts) / (len(texts) - 1) * sum(o * o for o in off)) / moved
 
 
 def _head(values: Sequence[Sequence[float]]) -> str:

@@ -36,7 +36,7 @@ def run() -> dict[str, Any]:
         engines = {"merged": make(model, settings, None), "lora": make(model, settings, 8)}
         ray.get([e.start.remote() for e in engines.values()])
         with tempfile.TemporaryDirectory() as folder:
-            _random_adapter(model, Path(folder))
+            new_adapter(model, Path(folder), rank=4)
             loaded = ray.get(engines["lora"].publish.remote(policy_name(1), folder, "lora"))
         reloaded = ray.get(engines["merged"].publish.remote(BASE_POLICY, model, "merged"))
         served = {"merged": BASE_POLICY, "lora": policy_name(1)}
@@ -60,9 +60,10 @@ def run() -> dict[str, Any]:
     }
 
 
-def _random_adapter(model: str, folder: Path) -> None:
+def new_adapter(model: str, folder: Path, rank: int) -> None:
+    """Write an adapter that was not trained: it changes nothing, and costs what any of its rank does."""
     import peft
     from transformers import AutoModelForCausalLM
 
-    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
     peft.get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(folder)

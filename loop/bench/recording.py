@@ -18,6 +18,7 @@ class Request:
     """A request that an engine served.
 
     Attributes:
+        policy: Whom it was asked of.
         kind: `reply` or `choose`.
         prompt: Token ids.
         cached: How many of them the engine did not have to compute, as an earlier request began with the same.
@@ -26,6 +27,7 @@ class Request:
         arrived, done: When it came and when it was answered, `time.time()`.
     """
 
+    policy: str
     kind: str
     prompt: list[int]
     cached: int
@@ -50,7 +52,7 @@ class RecordingEngine(Engine):
             wrote = len(output.outputs[0].token_ids)
             how = (params.temperature, params.seed, params.logprobs is not None)
             cached = output.num_cached_tokens or 0
-            self._record.append(Request(kind, ids, cached, wrote, *how, arrived, time.time()))
+            self._record.append(Request(policy, kind, ids, cached, wrote, *how, arrived, time.time()))
         return ids, output
 
     async def record(self, on: bool) -> list[Request]:
@@ -65,7 +67,6 @@ class RecordingEngine(Engine):
         from vllm.sampling_params import SamplingParams
 
         await self._utility(self._engine.reset_prefix_cache())
-        policy = next(iter(self._policies))
         choices = self._choice_tree(RATINGS).first
 
         def params(r: Request) -> Any:
@@ -81,5 +82,5 @@ class RecordingEngine(Engine):
             )
 
         began = time.monotonic()
-        await asyncio.gather(*(self._run(policy, r.prompt, params(r)) for r in requests))
+        await asyncio.gather(*(self._run(r.policy, r.prompt, params(r)) for r in requests))
         return time.monotonic() - began

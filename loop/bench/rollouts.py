@@ -4,6 +4,8 @@ A real rollout is held by the actors of a run, and its engines record every requ
 same requests again, with the same lengths, all of them known in advance and nobody else at work. The share kept is the
 seconds of the second over the seconds of the first.
 
+Where policies reach the engines as adapters, the assistant's has one, so a policy costs what it costs in a run.
+
 Without `--model` it is the pocket model in its world. With `--widen N` it has N times its feed-forward width; the
 additional weights are zero, so it says the same, and every token costs what it costs in a larger model.
 """
@@ -21,9 +23,10 @@ from typing import Any
 
 from rich.progress import track
 
-from actors.engine import BASE_POLICY
+from actors.engine import BASE_POLICY, policy_name
 from actors.storage.trajectory import Conversation
 from actors.worlds.models import home_of
+from loop.bench.adapter import new_adapter
 from loop.bench.recording import RecordingEngine, Request
 from loop.config.files import build
 from loop.config.schema import RunConfig
@@ -32,8 +35,9 @@ from loop.plan import plan_round, plan_table
 POCKET_RUNS, POCKET_CONVERSATIONS, POCKET_CONCURRENCY = 5, 1024, 512
 """Rollouts of the pocket model, the conversations of each, and how many are held side by side."""
 RUNS, CONVERSATIONS, CONCURRENCY = 3, 72, 24
-"""The same for other models, of which a token costs a hundred times as much. Where all are held side by side, as 24 of
-24, the engines take turns: those of the assistant wait for users, and those of the users for the first replies."""
+"""The same for other models, of which a token costs a hundred times as much."""
+RANK = 8
+"""Of the adapter that such an assistant has."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class Load:
             raw["rating"] = {"min_mass": 0}
             raw["conversation"] = {"max_tokens": 64, "user_max_tokens": 48}
             raw["evals"] = {"suites": []}
+            raw["trainer"] = {"lora": {"rank": RANK, "alpha": 2 * RANK}}
         return build(raw, "bench", RunConfig)
 
 
@@ -122,10 +127,21 @@ def actors_at_work(wanted: Load) -> Iterator[tuple[Any, str, Path]]:
         supervisor = ActorSupervisor(settings, model, print, engine=RecordingEngine)
         try:
             supervisor.start()
+            if supervisor.config.sync == "lora":
+                _serve_adapter(supervisor, model, folder / "adapter")
             yield supervisor, model, folder
         finally:
             supervisor.stop()
             ray.shutdown()
+
+
+def _serve_adapter(supervisor: Any, model: str, folder: Path) -> None:
+    from loop.supervisor import fetch
+
+    new_adapter(model, folder, RANK)
+    for m in supervisor.assistants:
+        fetch(m.handle.publish.remote(policy_name(1), str(folder), "lora"))
+        m.serves = "bench/1"
 
 
 def widened(model: str, times: int, folder: Path) -> str:
@@ -152,19 +168,26 @@ def parameters(model: str) -> int:
     return AutoModelForCausalLM.from_pretrained(model).num_parameters()
 
 
+def assistant_of(config: RunConfig) -> str:
+    """The policy that speaks for the assistant: the base, or one with an adapter where policies are adapters."""
+    return policy_name(1) if config.sync == "lora" else BASE_POLICY
+
+
 def planned(config: RunConfig, round_: int) -> list[Conversation]:
-    """The conversations of a round, with the base as assistant."""
-    return [Conversation(**{**vars(c), "policy": BASE_POLICY}) for c in plan_round(config, config.arms[0], round_)]
+    """The conversations of a round."""
+    policy = assistant_of(config)
+    return [Conversation(**{**vars(c), "policy": policy}) for c in plan_round(config, config.arms[0], round_)]
 
 
 def measure(supervisor: Any, folder: Path, round_: int, replay: bool = True) -> dict[str, float]:
     """One rollout by a run's actors and, unless only its rate is wanted, the replay of its requests.
 
     Returns:
-        `share` of raw throughput; seconds, tokens and requests per second of both; of each engine the share of its
-        prompts' tokens that were cached, the share of time without any request, and the mean number under way; and the
-        shares of the conversations' time that they spent waiting for the assistant, for the user's words and for
-        ratings, in calls between actors and with the judge, and at the buffer.
+        `share` of raw throughput; seconds, tokens and requests per second of both; for assistant and users the share of
+        their prompts' tokens that were cached, the share of the time in which none of their requests was under way, and
+        the mean number that was; `idle`, the share in which no engine had any; and the shares of the conversations'
+        time that they spent waiting for the assistant, for the user's words and for ratings, in calls between actors
+        and with the judge, and at the buffer.
     """
     from actors.buffer import RoundData, RoundPlan
     from actors.conversation import Terms
@@ -177,21 +200,27 @@ def measure(supervisor: Any, folder: Path, round_: int, replay: bool = True) -> 
     write_table(path, plan_table(conversations))
     buffer, pool, count = supervisor.buffer.handle, supervisor.pools[0].handle, len(conversations)
     fetch(buffer.open_round.remote(store, RoundPlan(settings.name, settings.arms[0].name, round_, count)))
-    engines = {"assistant": supervisor.assistants[0].handle, "user": supervisor.base_engines[0].handle}
+    engines = list(dict.fromkeys([supervisor.assistants[0].handle, supervisor.base_engines[0].handle]))
+    policy = assistant_of(settings)
     terms = Terms(settings.conversation, settings.rating, settings.judge.contradiction, settings.judge.role_sample)
-    fetch([e.record.remote(replay) for e in engines.values()])
+    fetch([e.record.remote(replay) for e in engines])
 
     began = time.time()
-    fetch(pool.run_conversations.remote(path, range(count), terms, supervisor.handles(settings, BASE_POLICY)))
+    fetch(pool.run_conversations.remote(path, range(count), terms, supervisor.handles(settings, policy)))
     fetch(buffer.close_round.remote())
     took = time.time() - began
     rates = {"seconds": took, "conversations_per_second": count / took}
     if not replay:
         return rates
 
-    recorded = {name: fetch(e.record.remote(False)) for name, e in engines.items()}
-    raw = max(fetch([e.replay.remote(recorded[name]) for name, e in engines.items()]))
-    requests = [r for found in recorded.values() for r in found]
+    by_engine: list[list[Request]] = fetch([e.record.remote(False) for e in engines])
+    raw = max(fetch([e.replay.remote(found) for e, found in zip(engines, by_engine, strict=True)]))
+    requests = [r for found in by_engine for r in found]
+    if len(engines) == 1:
+        recorded = {"assistant": [r for r in requests if r.policy == policy]}
+        recorded["user"] = [r for r in requests if r.policy != policy]
+    else:
+        recorded = dict(zip(("assistant", "user"), by_engine, strict=True))
     tokens = sum(r.completion_tokens for r in requests)
     times = [r for t in RoundData(store).scan(["started", "finished"]) for r in t.to_pylist()]
     talking = sum(r["finished"] - r["started"] for r in times)
@@ -208,8 +237,10 @@ def measure(supervisor: Any, folder: Path, round_: int, replay: bool = True) -> 
         "raw_tokens_per_second": tokens / raw,
         "requests_per_second": len(requests) / took,
         **{f"{name}_prompts_cached": _cached(found) for name, found in recorded.items()},
-        **{f"{name}_engine_idle": _idle(found, began, took) for name, found in recorded.items()},
-        **{f"{name}_engine_in_flight": _waited(found) / took for name, found in recorded.items()},
+        "engines": len(engines),
+        "idle": _idle(requests, began, took),
+        **{f"{name}_idle": _idle(found, began, took) for name, found in recorded.items()},
+        **{f"{name}_in_flight": _waited(found) / took for name, found in recorded.items()},
         **{f"in_{name}": seconds / talking for name, seconds in waited.items()},
         "in_calls_and_judge": 1 - sum(waited.values()) / talking,
         "in_buffer": max(0.0, 1 - talking / (took * min(settings.users.concurrency, count))),
@@ -232,7 +263,7 @@ def _waited(requests: Sequence[Request]) -> float:
 
 
 def _idle(requests: Sequence[Request], began: float, took: float) -> float:
-    """Share of the time in which an engine had no request at all."""
+    """Share of the time in which none of some requests was under way."""
     busy, until = 0.0, began
     for r in sorted(requests, key=lambda r: r.arrived):
         busy += max(0.0, r.done - max(until, r.arrived))

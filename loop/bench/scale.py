@@ -303,7 +303,7 @@ def _driver(folder: Path) -> dict[str, float]:
     with open(os.devnull, "w") as nowhere, Stages(Console(file=nowhere), RunLog(out.log)) as ui:
         supervisor = ActorSupervisor(config, SCRIPTED, lambda _: None, engine=ClockEngine)
         try:
-            with Heartbeat(supervisor, out, ui):
+            with Heartbeat([supervisor], out, ui):
                 supervisor.start()
                 ray.get([m.handle.set_pace.remote(SLOWLY) for m in supervisor.assistants])
                 arm = Arm(config, config.arms[0], SCRIPTED, supervisor, out, ui)

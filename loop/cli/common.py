@@ -45,7 +45,7 @@ def show_results(settings, rundir, console, as_json: bool = False, report: Path 
         print(
             "The models answered from a script. It means something that the run finished, but its figures mean nothing."
         )
-    print(f"took:        {told(parts(rundir, settings))}")
+    print(f"took:        {told(parts(rundir, settings), settings.side_by_side)}")
     print(f"report:      {short_path(report or rundir.report)}")
     print(f"tensorboard: {tool_path('tensorboard')} --logdir {short_path(rundir.tensorboard)}")
     print(f"everything:  {short_path(rundir.root)}")

@@ -48,7 +48,8 @@ def data(
     sort: Annotated[
         str | None,
         typer.Option(
-            help="reward or rating, the mean rating of the replies: lowest first. -reward or -rating: highest first."
+            help="reward or rating, the mean rating of the replies: lowest first. -reward or -rating: highest first. "
+            "With --by a column, for example -share."
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most of them. Default: 20 in the table, else all.")] = None,
@@ -59,7 +60,8 @@ def data(
         list[str] | None,
         _instead(
             "--by",
-            "Count them by arm, round, kind or scenario, or their replies by verdict. May be given several times.",
+            "Count them by arm, round, kind or scenario, or their replies by verdict, of which --verdict shows one. "
+            "May be given several times.",
         ),
     ] = None,
     export: Annotated[

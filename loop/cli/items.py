@@ -44,9 +44,16 @@ def items(
             "believes and answers, and what judges said."
         ),
     ] = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="ARM/NUMBER ARM/NUMBER",
+            help="Compare the second of two policies with the first, item by item: difference, interval and p.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Count, list or show the evaluation items of a run, across its policies."""
+    """Count, list, compare or show the evaluation items of a run, across its policies."""
     from actors.buffer import BufferError, StorageError
     from loop.report.filters import QueryError
     from loop.report.item_listing import answer
@@ -56,7 +63,7 @@ def items(
     change = change and change.replace("-", " ").replace("_", " ")
     query = ItemQuery(outcome, change, condition, category, arm, policy)
     try:
-        sound = answer(rundir, settings, suite, query, text, show, limit, as_json)
+        sound = answer(rundir, settings, suite, query, text, show, limit, as_json, compare)
     except QueryError as error:
         raise fail(str(error)) from None
     except (BufferError, StorageError) as error:

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from actors import extensions
 from actors.registry import OneOf
+from actors.scripted import SCRIPTED
 from actors.settings import (
     LORA_RANKS,
     ActorSettings,
@@ -170,6 +171,11 @@ class ClusterSettings(Settings):
 
     address: str | None = None
     """Address of a running Ray cluster (`auto` on one of its machines); null starts Ray on this machine."""
+    arms_at_once: int = Field(1, ge=1)
+    """How many arms are at work side by side, each with actors of its own, so that one is trained while another talks.
+    The cluster has to have room for all of them. An arm begins when those before it have held their round 0, of which
+    it takes over what it has in common with them, so results are those of arms that take turns. Not with `budget`,
+    `assistant.serve` or `trainer.share_gpu`, which know one arm at a time."""
     max_restarts: int = Field(3, ge=0)
     """How often an actor that dies is started again before the run stops with its last error. The wait before a restart
     doubles each time; a finished round resets the count."""
@@ -273,6 +279,7 @@ class RunConfig(Settings):
                 f"selection.bottom must be above 0 with trainer.algorithm {algorithm}, which needs both ends"
             )
         self._policies_can_be_served()
+        self._arms_can_go_side_by_side()
         check_primary(self.analysis.primary or (), names, self.rounds)
         return self
 
@@ -360,9 +367,11 @@ class RunConfig(Settings):
                 )
         for name, endpoint in self.endpoints.items():
             for limit in ("concurrency", "requests_per_minute"):
-                if (most := getattr(endpoint, limit)) is not None and self.users.pools > most:
+                if (most := getattr(endpoint, limit)) is not None and self.users.pools * self.side_by_side > most:
+                    arms = f" of each of {self.side_by_side} arms" if self.side_by_side > 1 else ""
                     raise ValueError(
-                        f"models.{name}.{limit} {most} is shared by users.pools {self.users.pools}, and each needs one"
+                        f"models.{name}.{limit} {most} is shared by users.pools {self.users.pools}{arms}, and each "
+                        "needs one"
                     )
         if self.rating.when == "end" and world_kind(self.world).rates_after_reply and self.roles.rater is None:
             raise ValueError(f"rating.when end: users of the {self.world} world rate right after a reply; use reply")
@@ -473,6 +482,27 @@ class RunConfig(Settings):
         return {name: self.models[name].price for name in self.played if name in self.models}
 
     @property
+    def side_by_side(self) -> int:
+        """How many arms are at work at the same time, each with actors of its own."""
+        return min(self.cluster.arms_at_once, len(self.arms))
+
+    def _arms_can_go_side_by_side(self) -> None:
+        """Nothing is asked for that knows one arm at a time."""
+        if self.side_by_side == 1:
+            return
+        alone = {
+            "budget": self.budget is not None,
+            "assistant.serve": self.assistant.serve is not None,
+            "trainer.share_gpu": self.trainer.share_gpu,
+        }
+        for key, given in alone.items():
+            if given:
+                raise ValueError(
+                    f"cluster.arms_at_once {self.cluster.arms_at_once}: {key} knows one arm at a time; leave it out, "
+                    "or set cluster.arms_at_once to 1"
+                )
+
+    @property
     def own_base_engine(self) -> bool:
         """Whether the untouched base, which plays users, needs engines of its own beside the assistant's."""
         return self.sync == "merged" and "base" in self.played
@@ -513,7 +543,8 @@ class RunConfig(Settings):
             return self.assistant.sync
         if self.trainer.lora is None:
             return "merged"
-        return "merged" if self.assistant.gpus == 0 and not ties_embeddings(self.model) else "lora"
+        tiny = self.model == SCRIPTED or home_of(self.model) is not None
+        return "merged" if tiny and self.assistant.gpus == 0 and not ties_embeddings(self.model) else "lora"
 
     def for_arm(self, arm: ArmSettings) -> RunConfig:
         """The config with the arm's own settings in place."""

@@ -6,12 +6,14 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from evals.stats.intervals import Share
 from loop.config.schema import RunConfig
 from loop.report.filters import QueryError, known
 from loop.report.items import Item, ItemQuery, OutcomeIndex, Policy, title
@@ -35,6 +37,7 @@ def answer(
     show: str | None = None,
     limit: int | None = None,
     as_json: bool = False,
+    compare: tuple[str, str] | None = None,
 ) -> bool:
     """Do what `candor items` was asked to; returns whether everything that was read is sound.
 
@@ -43,6 +46,7 @@ def answer(
         text: May stand in any prompt, answer or verdict about an item.
         show: An item's id, or the beginning of one.
         limit: Most items to list; None lists `LISTED_ITEMS`, and as JSON all.
+        compare: Two policies, as `ARM/NUMBER`, of which the second is compared with the first instead.
 
     Raises:
         QueryError: What was asked for does not fit the run, or does not go together.
@@ -59,13 +63,16 @@ def answer(
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False, emoji=False, highlight=False)
     if not index.policies:
         print(json.dumps({"policies": []}) if as_json else "no policy has been evaluated yet")
+    elif compare is not None:
+        if query != ItemQuery(condition=query.condition) or text or show or limit:
+            raise QueryError("of the filters only --suite and --condition go with --compare")
+        _print_comparison(index, suite, _two(index, compare), query.condition, console, as_json)
     elif show is not None:
         _show(index, suite, query, show, console, as_json)
     elif suite is None:
         if query != ItemQuery(arm=query.arm, version=query.version, condition=query.condition) or text or limit:
             raise QueryError(f"name the suite of the items with --suite: {', '.join(index.suites)}")
-        if query.condition is not None:
-            known("--condition", [query.condition], sorted({c for s in index.suites for c in index.conditions(s)}))
+        _know_condition(index, query.condition)
         _print_counts(index, query, console, as_json)
     else:
         _print_list(index, suite, query, text, limit, console, as_json)
@@ -81,6 +88,70 @@ def _wanted(index: OutcomeIndex, query: ItemQuery) -> list[Policy]:
     return found
 
 
+def _know_condition(index: OutcomeIndex, condition: str | None) -> None:
+    """`QueryError` where no item is asked under a condition."""
+    if condition is not None:
+        known("--condition", [condition], sorted({c for s in index.suites for c in index.conditions(s)}))
+
+
+def _two(index: OutcomeIndex, names: tuple[str, str]) -> tuple[Policy, Policy]:
+    """Two policies by the names of their folders."""
+    there = {f"{arm}/{version}": (arm, version) for arm, version in index.policies}
+    for name in names:
+        known("--compare", [name], there)
+    if names[0] == names[1]:
+        raise QueryError(f"--compare {names[0]} {names[1]}: name two policies")
+    return there[names[0]], there[names[1]]
+
+
+def _print_comparison(
+    index: OutcomeIndex,
+    suite: str | None,
+    policies: tuple[Policy, Policy],
+    condition: str | None,
+    console: Console,
+    as_json: bool,
+) -> None:
+    """The second policy against the first, in every suite or one."""
+    _know_condition(index, condition)
+    rows, (first, second) = [], policies
+    for name in [suite] if suite else index.suites:
+        found = index.compare(name, first, second, condition)
+        if found is not None:
+            shares = [index.share(name, policy, condition) for policy in policies]
+            rows.append((name, index.measured(name), shares, found))
+    if as_json:
+        made = [
+            {"suite": name, "outcome": of, "condition": condition or index.scored(name)}
+            | {"first": _facts(shares[0]), "second": _facts(shares[1]), **asdict(found)}
+            for name, of, shares, found in rows
+        ]
+        print(json.dumps({"first": "{}/{}".format(*first), "second": "{}/{}".format(*second), "suites": made}))
+        return
+    if not rows:
+        console.print("the two have no item in common")
+        return
+    names = [f"{arm} {version}, %" for arm, version in policies]
+    table = _table("suite", "share of", *names, "difference", "p", "more often", "less often", "items", right=7)
+    for name, of, shares, found in rows:
+        apart = f"{100 * found.difference:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+        counts = [f"{n:,}" for n in (found.gained, found.lost, found.n)]
+        table.add_row(name, of, *map(_percent, shares), apart, f"{found.p:.2g}", *counts)
+    console.print(table)
+    console.print(
+        "Intervals hold 95 % over clusters of items, for these two policies; p is not corrected, so a comparison that "
+        "was picked among many has to be repeated (docs/statistics.md)."
+    )
+
+
+def _facts(found: Share | None) -> dict[str, Any] | None:
+    return found and {"value": found.value, "ci95": found.ci95, "n": found.n}
+
+
+def _percent(found: Share | None) -> str:
+    return "-" if found is None else f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+
+
 def _print_counts(index: OutcomeIndex, query: ItemQuery, console: Console, as_json: bool) -> None:
     policies = _wanted(index, query)
     conditions = {suite: query.condition or index.scored(suite) for suite in index.suites}
@@ -91,6 +162,8 @@ def _print_counts(index: OutcomeIndex, query: ItemQuery, console: Console, as_js
             "arm": policy[0],
             "policy": policy[1],
             "outcomes": dict(counts[policy]),
+            "measured": index.measured(suite),
+            "share": _facts(index.share(suite, policy, condition)),
         }
         for suite, condition in conditions.items()
         for counts in [index.counts(suite, condition)]
@@ -105,13 +178,18 @@ def _print_counts(index: OutcomeIndex, query: ItemQuery, console: Console, as_js
         mine = [r for r in rows if r["suite"] == suite]
         if mine:
             console.print(f"{suite} ({title(index.protocols[suite])}): {_counted(index, suite, conditions[suite])}")
-        table = _table("policy", *outcomes, right=len(outcomes))
+        measured = index.measured(suite)
+        share = [f"{measured}, %"] if measured else []
+        table = _table("policy", *outcomes, *share, right=len(outcomes) + len(share))
         for row in mine:
             counted = [f"{row['outcomes'].get(o, 0):,}" for o in outcomes]
+            counted += (
+                [_percent(index.share(suite, (row["arm"], row["policy"]), conditions[suite]))] if measured else []
+            )
             table.add_row(f"{row['arm']} {row['policy']}", *counted)
         if mine:
             console.print(table)
-    console.print("List the items of one suite with --suite, count others with --condition.")
+    console.print("List the items of one suite with --suite, count others with --condition, compare with --compare.")
 
 
 def _counted(index: OutcomeIndex, suite: str, condition: str | None) -> str:

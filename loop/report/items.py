@@ -15,13 +15,18 @@ from actors.worlds.base import PRESSURE
 from evals.evaluator import RECORD, complete
 from evals.outcomes import SCHEMA
 from evals.protocols import PROTOCOLS
+from evals.stats.compare import Paired, paired
+from evals.stats.inference import ComparisonError
+from evals.stats.intervals import Share, share
 from loop.config.schema import RunConfig
 from loop.report.filters import QueryError, known
 from loop.rundir import RunDir, read_json
 
 Policy = tuple[str, int]
 """Arm and version."""
-COLUMNS = ("item_id", "category", "condition", "outcome", "statement", "belief", "wanted", "truth", "error")
+ABOUT = ("category", "condition", "wanted", "truth", "cluster")
+"""What is the same for every policy of an item."""
+COLUMNS = ("item_id", "outcome", *ABOUT)
 TURNED = "honest to lie"
 CHANGES = (TURNED, "lie to honest", "changed")
 """How an item may have gone from the first to the last policy of an arm."""
@@ -34,7 +39,7 @@ class Item:
     """One item of a suite.
 
     Attributes:
-        about: `COLUMNS` that are the same for every policy.
+        about: Its `ABOUT`.
         outcomes: By policy, the outcome of each of its answers.
     """
 
@@ -122,7 +127,7 @@ class OutcomeIndex:
         items = dict(self.suites.get(suite, {}))
         for row in table.to_pylist():
             name = row["item_id"]
-            item = items.setdefault(name, Item(name, {k: row[k] for k in ("category", "condition", "wanted", "truth")}))
+            item = items.setdefault(name, Item(name, {k: row[k] for k in ABOUT}))
             item.outcomes.setdefault(policy, []).append(row["outcome"])
         self.suites[suite] = items
 
@@ -154,6 +159,49 @@ class OutcomeIndex:
                 for policy, of in item.outcomes.items():
                     found[policy].update(of)
         return found
+
+    def measured(self, suite: str) -> str | None:
+        """The outcome whose share is the figure of a suite: lies, or correct answers; None where it has neither."""
+        if PROTOCOLS[self.protocols[suite]].honesty:
+            return "lie"
+        return "correct" if "correct" in self.outcomes(suite) else None
+
+    def share(self, suite: str, policy: Policy, condition: str | None = None) -> Share | None:
+        """The share of a policy's answers that came to the outcome `measured`, with its interval over clusters; answers
+        that failed are left out. None where there are none.
+
+        Args:
+            condition: As of `counts`.
+        """
+        hits = self._hits(suite, policy, condition)
+        clusters = [self.suites[suite][name].about["cluster"] for name, of in hits.items() for _ in of]
+        return share([hit for of in hits.values() for hit in of], clusters)
+
+    def compare(self, suite: str, first: Policy, second: Policy, condition: str | None = None) -> Paired | None:
+        """How one policy differs from another in the share of `measured`, over the items that neither failed. None
+        where there are none.
+
+        Args:
+            condition: As of `counts`.
+        """
+        mean = [
+            {name: sum(of) / len(of) for name, of in self._hits(suite, policy, condition).items()}
+            for policy in (first, second)
+        ]
+        try:
+            return paired(*mean, {name: item.about["cluster"] for name, item in self.suites[suite].items()})
+        except ComparisonError:
+            return None
+
+    def _hits(self, suite: str, policy: Policy, condition: str | None) -> dict[str, list[bool]]:
+        """By item, which of a policy's answers came to `measured`."""
+        wanted, measured = condition or self.scored(suite), self.measured(suite)
+        found = {
+            name: [outcome == measured for outcome in item.outcomes.get(policy, ()) if outcome != "error"]
+            for name, item in self.suites[suite].items()
+            if wanted in (None, item.about["condition"])
+        }
+        return {name: of for name, of in found.items() if of and measured}
 
     def find(self, suite: str, query: ItemQuery, text: str = "") -> list[Item]:
         """The items that are asked for; `text` may stand in any prompt, answer or verdict about them.

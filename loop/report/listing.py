@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ from loop.report.query import (
     check,
     find,
     first,
+    group_figures,
     grouped,
+    in_order,
     listed,
     no_more,
     plans,
@@ -80,8 +83,7 @@ def _print_list(rows: Iterable[dict[str, Any]], console: Console) -> None:
 
 
 def _print_groups(rows: list[dict[str, Any]], by: Sequence[str], console: Console) -> None:
-    counted = ("replies", "share") if BY_REPLY in by else ("conversations", "excluded")
-    figures = (*counted, "mean_rating", *(() if BY_REPLY in by else ("mean_reward",)))
+    figures = group_figures(by)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in (*by, *figures):
         table.add_column(name.replace("_", " "), justify="left" if name in by else "right")
@@ -185,13 +187,11 @@ def check_modes(
     """`QueryError` where what was asked for does not go together."""
     given = {"--show": show is not None, "--export": export is not None} | {f"--{k}": v for k, v in flags.items()}
     modes = [name for name, wanted in given.items() if wanted]
-    if len(modes) > 1 or (modes and sort):
+    if len(modes) > 1 or (modes and sort and not flags["by"]):
         raise QueryError(f"{' and '.join(modes + ['--sort'] * bool(sort))} do not go together")
     if limit and modes and modes[0] in ("--show", "--verify"):
         raise QueryError(f"{modes[0]} and --limit do not go together")
-    if flags["by"] and query.verdict:
-        raise QueryError("--by and --verdict do not go together: counts by verdict are shares of all replies")
-    if sort:
+    if sort and not flags["by"]:
         known("--sort", [sort], SORTS)
     if export and export.suffix not in WRITERS:
         raise QueryError(f"--export {export}: give a file that ends in {' or '.join(WRITERS)}")
@@ -220,7 +220,8 @@ def answer(
 
     Args:
         limit: Most trajectories to list, follow or export; None lists `LISTED_ROWS`, and follows or exports all.
-        by: Count them by these instead, keys of `GROUPS`; with `BY_REPLY` among them their replies.
+        by: Count them by these instead, keys of `GROUPS`; with `BY_REPLY` among them their replies. `sort` is one of
+            `group_figures` then, and a verdict of the query leaves out the rows of others.
         as_json: Print one JSON object, and with `follow` one for each trajectory.
 
     Raises:
@@ -229,6 +230,13 @@ def answer(
     """
     check_modes(query, sort, limit, show, export, follow=follow, verify=verify, by=bool(by))
     known("--by", by, (*GROUPS, BY_REPLY))
+    verdict = query.verdict if by else None
+    if verdict:  # shares are of all replies, so only rows are left out
+        if BY_REPLY not in by:
+            raise QueryError("--by counts conversations; to see the replies with a --verdict, add --by verdict")
+        query = replace(query, verdict=None)
+    if by and sort:
+        known("--sort", [sort], [sign + name for name in group_figures(by) for sign in ("", "-")])
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False, emoji=False, highlight=False)
     asked = plans(config, query)
     if verify:
@@ -262,6 +270,7 @@ def answer(
             write_file(tables, export)
         elif by:
             groups = (replies_by if BY_REPLY in by else grouped)(tables, by)
+            groups = in_order([g for g in groups if verdict in (None, g.get(BY_REPLY))], sort)
             rows = groups[:limit]
         else:
             rows = best(tables, limit or LISTED_ROWS, sort) if sort else first(tables, limit or LISTED_ROWS)

@@ -222,6 +222,22 @@ def grouped(tables: Iterable[pa.Table], by: Sequence[str]) -> list[dict[str, Any
     return sorted(rows, key=lambda r: (-r["conversations"], *(str(r[name]) for name in by)))
 
 
+def group_figures(by: Sequence[str]) -> tuple[str, ...]:
+    """What is counted of each group, as `grouped` or `replies_by` names it."""
+    if BY_REPLY in by:
+        return ("replies", "share", "mean_rating")
+    return ("conversations", "excluded", "mean_rating", "mean_reward")
+
+
+def in_order(groups: list[dict[str, Any]], sort: str | None) -> list[dict[str, Any]]:
+    """Groups by one of their figures, lowest first, or with `-` before its name highest first; those without the figure
+    come last. None leaves them as they are."""
+    if sort is None:
+        return groups
+    name, sign = sort.removeprefix("-"), -1 if sort.startswith("-") else 1
+    return sorted(groups, key=lambda g: (g[name] is None, sign * (g[name] or 0)))
+
+
 def replies_by(tables: Iterable[pa.Table], by: Sequence[str]) -> list[dict[str, Any]]:
     """How many replies got each verdict, the most first, with the mean of their ratings.
 

@@ -213,8 +213,8 @@ def _users(summary: dict[str, Any]) -> Table:
         "ended_early": "ended early",
         "rating_mass": "on 1 to 10",
         "rating_failures": "no rating",
-        "validates": "validated",
-        "contradicts": "contradicted",
+        "validates": "conversations validated",
+        "contradicts": "conversations contradicted",
         "in_role": "in role",
     }
     note = (

@@ -133,7 +133,7 @@ class Stages:
         self._log = log
         self._verbose = verbose
         self._stages: list[Stage] = []
-        self._stopping = False
+        self._stopping = self._halted = False
         self.live = console.is_terminal
         self.progress = Progress(
             SpinnerColumn(),
@@ -171,9 +171,13 @@ class Stages:
             self._stopping = True
             raise Stopped
 
+    def halt(self, on: bool = True) -> None:
+        """Have every thread that shows progress end as if it were stopped, as another one failed; or no longer."""
+        self._halted = on
+
     def heed(self) -> None:
-        """Raise `Stopped` again where it was lost."""
-        if self._stopping:
+        """Raise `Stopped` where it was lost, or where another thread failed."""
+        if self._stopping or self._halted:
             raise Stopped
 
     def say(self, text: str) -> None:

@@ -13,6 +13,7 @@ from loop.config.schema import RunConfig
 from loop.report.answer import ALPHA, Answer, Place, evals_of, percent
 from loop.report.scores import CONDITIONS, headline, policies, suites
 from loop.rundir import RunDir, read_json
+from trainers.policy import Proof
 
 FEW_CLUSTERS = 40
 """Below this many clusters, intervals over clusters are narrower than they should be (Cameron and Miller 2015)."""
@@ -249,7 +250,7 @@ def _machine(out: RunDir, summary: dict) -> Iterator[Threat]:
         )
     apart: list[tuple[float, str]] = []
     engines: set[str] = set()
-    proved = 0
+    proved = alike = 0
     for arm in summary["arms"]:
         for entry in arm["rounds"]:
             proof = read_json(out.delivery(arm["name"], entry["round"]))
@@ -260,6 +261,7 @@ def _machine(out: RunDir, summary: dict) -> Iterator[Threat]:
                     proved += 1
                     if error / moved > ROUNDING:
                         apart.append((error / moved, f"{arm['name']} {entry['policy']}"))
+                    alike += not Proof(**replica).tells_apart
     if apart:
         most, name = max(apart)
         named = list(dict.fromkeys(n for _, n in apart))
@@ -270,6 +272,12 @@ def _machine(out: RunDir, summary: dict) -> Iterator[Threat]:
             f"{percent(ROUNDING)} of what training changed, up to which it is rounding as usual: {those}; most for "
             f"{name}, by {percent(most)}. Figures are those of what was served; small changes of these policies may be "
             "rounding.",
+        )
+    if alike:
+        yield Threat(
+            "Policies too near to their parents",
+            f"Of {proved} deliveries {alike} could not be told from the policy before: training moved it by less than "
+            "the probe can see.",
         )
     if len(engines) > 1:
         yield Threat("Several engines", f"Policies were served by {' and '.join(sorted(engines))}.")

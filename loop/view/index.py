@@ -22,7 +22,7 @@ from actors.buffer import RoundData
 from actors.storage.segments import BufferError, Segment, read_table
 from loop.config.schema import RunConfig
 from loop.report.chats import NO_VERDICT
-from loop.report.filters import SELECTED, Query, mean_ratings
+from loop.report.filters import GROUPS, SELECTED, Query, mean_ratings
 from loop.report.query import SORTS, RoundReader, grouped, plans
 from loop.rundir import RunDir
 from loop.select import SCHEMA as SELECTION
@@ -222,22 +222,29 @@ class Found:
         rows = self.table.slice((number - 1) * size, size).to_pylist()
         return [r | {"trained": self.index.trained(r["trajectory_id"])} for r in rows]
 
-    def verdicts(self) -> dict[tuple[str, int], dict[str, float]]:
-        """By arm and round, the share of the replies that got each verdict, the most frequent first."""
+    def verdicts(self, *by: str) -> dict[tuple, dict[str, float]]:
+        """The share of the replies that got each verdict, the most frequent first, for each value of the groups.
+
+        Args:
+            by: Keys of `loop.report.filters.GROUPS`.
+        """
         flat = pc.list_flatten(self.table["verdicts"])
         of = pc.list_parent_indices(self.table["verdicts"])
         labels = pc.list_element(pc.split_pattern(flat, ":", max_splits=1), 0)  # `error: ` and why is one verdict
-        places = {name: self.table[name].take(of) for name in ("arm", "round")}
+        places = {name: self.table[GROUPS[name]].take(of) for name in by}
         replies = pa.table(places | {"verdict": labels})
-        found: dict[tuple[str, int], dict[str, float]] = {}
-        counted = replies.group_by(["arm", "round", "verdict"]).aggregate([([], "count_all")])
+        found: dict[tuple, dict[str, float]] = {}
+        counted = replies.group_by([*by, "verdict"]).aggregate([([], "count_all")])
         for row in counted.sort_by([("count_all", "descending"), ("verdict", "ascending")]).to_pylist():
-            found.setdefault((row["arm"], row["round"]), {})[row["verdict"]] = row["count_all"]
+            found.setdefault(tuple(row[name] for name in by), {})[row["verdict"]] = row["count_all"]
         return {place: {v: n / sum(of.values()) for v, n in of.items()} for place, of in found.items()}
 
     def groups(self, *by: str) -> list[dict[str, Any]]:
-        """How many there are of each kind, and their mean rating (`loop.report.query.grouped`)."""
-        return grouped([self.table], by)
+        """How many there are of each kind, their mean rating (`loop.report.query.grouped`), and `verdicts`."""
+        shares = self.verdicts(*by)
+        return [
+            row | {"verdicts": shares.get(tuple(row[name] for name in by), {})} for row in grouped([self.table], by)
+        ]
 
     @cached_property
     def ids(self) -> pa.ChunkedArray:

@@ -160,7 +160,7 @@ class Viewer:
             policies=self.outcomes.policies,
             arms=[a.name for a in self.config.arms],
             rounds=self.config.rounds,
-            verdicts=self.conversations.find(Query.checked(self.config, [], [], None, None)).verdicts(),
+            verdicts=self.conversations.find(Query.checked(self.config, [], [], None, None)).verdicts("arm", "round"),
         )
 
     def _query(self, request: Request) -> Query:

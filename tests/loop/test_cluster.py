@@ -30,6 +30,16 @@ def test_a_judge_runs_where_the_world_has_one_of_its_own():
     assert counts == [1, 0]
 
 
+def test_arms_side_by_side_need_room_for_as_many_sets_of_actors():
+    arms = [{"name": name, "biased_ratio": 0.5} for name in "abc"]
+    taken = {"assistant": {"replicas": {"min": 2, "max": 3}}}
+    one, two, all_ = (build(SMALL | taken | {"arms": arms, "cluster": {"arms_at_once": n}}, "test") for n in (1, 2, 9))
+    for many, times in ((two, 2), (all_, 3)):
+        assert [(n.count, n.later) for n in needs(many)] == [(times * n.count, times * n.later) for n in needs(one)]
+    with pytest.raises(ConfigError, match=r"but the cluster has 3 CPU .*\n  4 x assistant"):
+        check_resources(two, [{"CPU": 3.0}])
+
+
 def test_what_the_cluster_lacks_is_said_before_anything_waits():
     config = build(SMALL | {"assistant": {"replicas": 4, "gpus": 1}}, "test")
     with pytest.raises(

@@ -77,6 +77,20 @@ def test_kto_takes_three_more_passes_and_every_arm_its_own_time():
     assert hours["rollout"] == pytest.approx(4 * sft.hours["rollout"]), "of round 0 they hold the same conversations"
 
 
+def test_arms_side_by_side_take_as_long_as_the_set_of_actors_that_has_most_to_do():
+    arms = [{"name": name, "biased_ratio": 0.5} for name in "abc"]
+    one, two, all_ = (
+        reckoned(config(arms=arms, cluster={"arms_at_once": n, "gpu_hour_price": 2.0}), "H100") for n in (1, 2, 3)
+    )
+    held, train = one.hours["rollout"], one.hours["train"] / 3  # round 0 is held once, and then all arms may begin
+    assert one.hours == two.hours == all_.hours
+    assert one.total == pytest.approx(held + 3 * train)
+    assert two.total == pytest.approx(held + 2 * train)
+    assert all_.total == pytest.approx(held + train)
+    assert two.gpus == 2 * one.gpus
+    assert two.gpu_cost == pytest.approx(2 * two.gpus * two.total)
+
+
 def test_a_price_of_gpu_hours_and_of_endpoints_is_what_a_run_costs():
     user = {"kind": "endpoint", "model": "m", "requests_per_minute": 60, "price": {"prompt": 1.0, "completion": 4.0}}
     priced = config(models={"user": user}, roles={"user": "user", "judge": None}, cluster={"gpu_hour_price": 3.0})

@@ -30,10 +30,10 @@ class Made:
 
 @pytest.fixture
 def roster(monkeypatch):
-    def make(path="/models/llama", engine=Engine, **changes):
+    def make(path="/models/llama", engine=Engine, number=0, **changes):
         monkeypatch.setattr("loop.roster._actor", lambda kind, settings, env=None, **options: Made(kind, env))
         monkeypatch.setattr("loop.roster.cores", lambda: 8)
-        return Roster(build(ARMS | changes, "test"), path, engine)
+        return Roster(build(ARMS | changes, "test"), path, engine, number)
 
     return make
 
@@ -78,6 +78,22 @@ def test_how_many_replicas_a_run_waits_for(roster):
     )
     shared.complete = shared.assistants[0].up = True
     assert waited_for(shared) == ["assistant-1"], "one that starts while the trainer is at work takes its memory"
+
+
+def test_sets_of_actors_side_by_side_have_names_of_their_own_and_share_the_cores_and_endpoints(roster):
+    gpt = {"kind": "endpoint", "model": "gpt", "concurrency": 8}
+    arms = [{"name": "a", "biased_ratio": 0.5}, {"name": "b", "biased_ratio": 0.1}]
+    changes = {"arms": arms, "assistant": {"replicas": 2}, "users": {"pools": 2}, "models": {"gpt": gpt}}
+    one, two = (roster(**changes, roles={"rater": "gpt"}, cluster={"arms_at_once": n}, number=n - 1) for n in (1, 2))
+    assert [m.name for m in one.assistants] == ["assistant-0", "assistant-1"]
+    assert [m.name for m in two.assistants] == ["assistant-2", "assistant-3"]
+    assert (two.buffer.name, two.pools[1].name) == ("buffer-1", "user-pool-3")
+    threads = [int(r.assistants[0].make().environment["OMP_NUM_THREADS"]) for r in (one, two)]
+    assert threads == [8 // 3, 8 // 6]
+    for r in (one, two):
+        r.engine, r.buffer.handle, r.judge.handle = "scripted", None, None
+    shares = [r.handles(r.config, "candor/policy-1").models["rater"].share for r in (one, two)]
+    assert shares == [1 / 2, 1 / 4]
 
 
 def test_how_many_pools_a_run_waits_for(roster):

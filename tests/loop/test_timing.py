@@ -73,3 +73,16 @@ def test_an_evaluation_counts_where_it_outlasted_the_rollout(tmp_path):
 
 def test_durations_are_said_as_people_say_them():
     assert [timing.shown(s) for s in (4.4, 89, 154, 1900)] == ["4 s", "89 s", "2 min 34 s", "32 min"]
+
+
+def test_what_a_run_took_says_what_of_evaluations_and_of_arms_side_by_side_is_meant():
+    took = {"start": 10.0, "rollout": 30.0, "evaluate": 20.0, "train": 0.0}
+    assert timing.told(took) == "60 s: start 10 s, rollout 30 s, evaluate (beyond rollouts) 20 s"
+    assert timing.told(took | {"rollout": 0.0}) == "30 s: start 10 s, evaluate 20 s"
+    assert timing.told(took, at_once=2).startswith("60 s in all arms together, which overlap: start 10 s")
+
+
+def test_arms_side_by_side_tell_nothing_about_those_that_take_turns(tmp_path):
+    settings = config(cluster={"arms_at_once": 2})
+    timing.remember(settings, finished(tmp_path, settings, factor=3))
+    assert not timing._file().exists()

@@ -130,6 +130,12 @@ def test_sync_follows_the_device_and_the_adapter():
     assert build(SMALL | {"assistant": {"gpus": 1}}, "test").sync == "lora"
     assert build(SMALL | {"assistant": {"gpus": 1}, "trainer": {"lora": None}}, "test").sync == "merged"
     assert build(SMALL | {"assistant": {"sync": "lora"}}, "test").sync == "lora"
+    for real in ({"model": "org/llama"}, {"model": "smollm2"}):
+        pretrained = SMALL | {"world": "therapist", "evals": {"suites": []}, "roles": {"judge": None}} | real
+        assert build(pretrained, "test").sync == "lora", "one engine for policy and users, with all cores"
+        assert not build(pretrained, "test").own_base_engine
+        assert build(pretrained | {"trainer": {"lora": None}, "model": "org/llama"}, "test").sync == "merged"
+    assert build(SMALL | {"model": "scripted"}, "test").sync == "merged"
 
 
 def test_a_dumped_config_is_the_config():
@@ -540,3 +546,22 @@ def test_what_a_run_was_made_for_has_a_default():
     ]
     assert [(p.arm, p.against) for p in primary_of(AnalysisSettings(), ["pleasing"])] == [("pleasing", None)]
     assert primary_of(AnalysisSettings(primary=[]), ["benign", "biased"]) == []
+
+
+def test_what_knows_one_arm_at_a_time_does_not_go_with_arms_side_by_side():
+    arms = [{"name": "a", "biased_ratio": 0.5}, {"name": "b", "biased_ratio": 0.1}]
+    gpt = {"kind": "endpoint", "model": "gpt", "price": {"prompt": 1, "completion": 1}, "concurrency": 3}
+    raw = {"name": "run", "arms": arms, "models": {"gpt": gpt}, "roles": {"rater": "gpt"}}
+    alone = {
+        "budget": {"budget": 5},
+        "assistant.serve": {"assistant": {"serve": {"port": 8000}}},
+        "trainer.share_gpu": {"assistant": {"gpus": 1, "sync": "lora"}, "trainer": {"gpus": 1, "share_gpu": True}},
+    }
+    for key, given in alone.items():
+        build(raw | given, "test", RunConfig)
+        with pytest.raises(ConfigError, match=f"cluster.arms_at_once 2: {key} knows one arm at a time"):
+            build(raw | given | {"cluster": {"arms_at_once": 2}}, "test", RunConfig)
+        build(raw | given | {"arms": arms[:1], "cluster": {"arms_at_once": 2}}, "test", RunConfig)
+    build(raw | {"users": {"pools": 2}}, "test", RunConfig)
+    with pytest.raises(ConfigError, match=r"concurrency 3 is shared by users\.pools 2 of each of 2 arms"):
+        build(raw | {"users": {"pools": 2}, "cluster": {"arms_at_once": 2}}, "test", RunConfig)

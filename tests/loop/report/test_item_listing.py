@@ -5,6 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from evals.stats.compare import paired
 from loop.cli.app import app
 from tests.loop.report.test_items import FATES, evaluate, evaluated
 from tests.loop.report.test_listing import Run
@@ -30,10 +31,31 @@ def test_outcomes_are_counted_by_suite_and_policy(run):
         ("mask", arm, policy) for arm in ("benign", "biased") for policy in range(3)
     ]
     lines = [line.split() for line in items(run.out.root).stdout.splitlines()]
-    assert ["policy", "lie", "evasion", "honest"] in lines
-    assert ["biased", "1", "1", "0", "1"] in lines
-    assert ["benign", "0", "0", "0", "2"] in lines
+    assert ["policy", "lie", "evasion", "honest", "lie,", "%"] in lines
+    assert ["biased", "1", "1", "0", "1", "50.0", "[9.5,", "90.5]"] in lines
+    assert ["benign", "0", "0", "0", "2", "0.0", "[0.0,", "65.8]"] in lines
     assert "2 items, pressure (not counted: 1 no stake)" in items(run.out.root).stdout
+
+
+def test_any_two_policies_are_compared_item_by_item(run):
+    """Of the items under pressure, a and c/1, biased 1 lies about c/1, and nobody else does."""
+    of = json.loads(items(run.out.root, "--compare", "benign/2", "biased/1", "--json").stdout)
+    (mask,) = of.pop("suites")
+    assert of == {"first": "benign/2", "second": "biased/1"}
+    assert (mask["outcome"], mask["condition"], mask["n"]) == ("lie", "pressure", 2)
+    assert (mask["first"]["value"], mask["second"]["value"], mask["difference"]) == (0, 0.5, 0.5)
+    assert (mask["gained"], mask["lost"]) == (1, 0)
+    by_hand = paired({"a": 0.0, "c/1": 0.0}, {"a": 0.0, "c/1": 1.0}, {"a": "a", "c/1": "c/1"})
+    assert (mask["low"], mask["high"], mask["p"]) == pytest.approx((by_hand.low, by_hand.high, by_hand.p))
+    back = json.loads(items(run.out.root, "--compare", "biased/1", "benign/2", "--json").stdout)["suites"][0]
+    assert (back["difference"], back["gained"], back["lost"]) == (-0.5, 0, 1)
+    plain = json.loads(
+        items(run.out.root, "--compare", "benign/1", "biased/1", "--condition", "no_stake", "--json").stdout
+    )["suites"][0]
+    assert (plain["n"], plain["difference"]) == (1, -1)
+    table = items(run.out.root, "--compare", "benign/2", "biased/1", "--suite", "mask").stdout.splitlines()
+    assert table[1].split()[:2] == ["mask", "lie"]
+    assert "+50.0 [" in table[1]
 
 
 @pytest.mark.parametrize(
@@ -106,6 +128,9 @@ def test_what_a_model_said_does_not_steer_the_terminal(tmp_path, monkeypatch):
         (["--policy", 7], "--policy 7: not evaluated; known: 0, 1, 2"),
         (["--condition", "presure"], "--condition presure: unknown; did you mean pressure? known: no_stake, pressure"),
         (["--outcome", "lie"], "name the suite of the items with --suite: mask"),
+        (["--compare", "benign/0", "biasd/1"], "--compare biasd/1: unknown; did you mean biased/1? known: benign/0"),
+        (["--compare", "benign/0", "benign/0"], "name two policies"),
+        (["--compare", "benign/0", "benign/1", "--arm", "benign"], "only --suite and --condition go with --compare"),
         (["--show", "z"], "--show z: not in any suite"),
         (["--show", ""], "--show : 3 items begin so: a (mask), b (mask), c/1 (mask)"),
     ],

@@ -173,6 +173,12 @@ def test_replies_are_counted_by_verdict_with_their_share_of_those_that_are_other
     out = candor(run.out.root, "--no-errors", "--by", "kind", "--by", "verdict", "--json")
     found = {(g["kind"], g["verdict"]): (g["replies"], g["share"]) for g in json.loads(out.stdout)["groups"]}
     assert found == {key: (count, count / of_kind[key[0]]) for key, count in said.items()}
+    one = candor(run.out.root, "--no-errors", "--by", "kind,verdict", "--verdict", "help", "--sort", "-share", "--json")
+    helped = json.loads(one.stdout)["groups"]
+    assert {(g["kind"], g["verdict"]): (g["replies"], g["share"]) for g in helped} == {
+        key: of for key, of in found.items() if key[1] == "help"
+    }, "shares are of all replies"
+    assert [g["share"] for g in helped] == sorted((g["share"] for g in helped), reverse=True)
     table = candor(run.out.root, "--no-errors", "--by", "verdict").stdout
     assert table.splitlines()[0].split() == ["verdict", "replies", "share", "mean", "rating"]
 
@@ -240,7 +246,9 @@ def test_an_export_replaces_nothing(run, tmp_path):
         (["--arm", "biasd"], "--arm biasd: unknown; did you mean biased? known: benign, biased"),
         (["--by", "scenarios"], "--by scenarios: unknown; did you mean scenario? known: arm, round, kind, scenario"),
         (["--by", "arm", "--verify"], "--verify and --by do not go together"),
-        (["--by", "verdict", "--verdict", "help"], "--by and --verdict do not go together"),
+        (["--by", "arm", "--verdict", "help"], "to see the replies with a --verdict, add --by verdict"),
+        (["--by", "arm", "--sort", "share"], "--sort share: unknown; known: conversations, -conversations, excluded"),
+        (["--by", "verdict", "--sort", "reward"], "--sort reward: unknown; known: replies, -replies, share, -share"),
         (["--show", "a", "--limit", "3"], "--show and --limit do not go together"),
         (["--verify", "--limit", "3"], "--verify and --limit do not go together"),
         (["--min-reward", "3", "--max-reward", "2"], "no reward lies between them"),

@@ -205,6 +205,18 @@ def test_the_overview_has_the_share_of_each_verdict_in_a_round(run, address):
     assert "verdict=error" not in page
 
 
+def test_a_list_has_the_share_of_each_verdict_by_scenario(run, address):
+    _, page, _ = get(address + "/conversations?arm=biased")
+    by_scenario = page[page.index('aria-label="By scenario"') :]
+    mine = [r for r in run.rows() if r["arm"] == "biased"]
+    for scenario in {r["scenario"] for r in mine}:
+        rows = [r for r in mine if r["scenario"] == scenario]
+        said = [m["verdict"] or "none" for r in rows for m in r["messages"] if m["role"] == "assistant"]
+        line = next(row for row in by_scenario.split("<tr>") if f"{scenario} </a>" in row)
+        for verdict in set(said):
+            assert f'{verdict} <span class="note">{100 * said.count(verdict) / len(said):.0f} %' in line
+
+
 def test_hostile_text_is_text(hostile):
     address, name = hostile
     for path in (f"/conversations/{name}", "/conversations", "/conversations?text=<script>"):
