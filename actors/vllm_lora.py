@@ -2,14 +2,18 @@
 
 In vLLM 0.32 a request without an adapter has slot -1, and vLLM's operators for CPUs take that as an index: where it
 shares a batch with one that has an adapter, it is answered with the adapter in the last slot. They also gather a copy
-of the adapter's weights for each token, which takes most of the time that an adapter costs.
+of the adapter's weights for each token, which takes most of the time that an adapter costs. Small products take as long
+as their number, so those of the slices of a layer, such as queries, keys and values, are put together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from vllm.lora.model_manager import LoRAModelManager
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 Group = tuple[int, torch.Tensor | None]
@@ -28,12 +32,68 @@ def groups(slots: torch.Tensor) -> list[Group]:
     return [(slot, (slots == slot).nonzero()[:, 0]) for slot in found if slot >= 0]
 
 
+NARROW = 64
+"""Up to so many ranks of all slices together, their expansions are one product, most of whose factors are zero."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The weights of one adapter in one layer.
+
+    Attributes:
+        loaded: `GroupedPunica.loads` when they were read.
+        a: Shape (inputs, ranks of all slices).
+        b: For each product the columns of the output, the ranks that it takes, and weights of shape (ranks, columns).
+    """
+
+    loaded: int
+    a: torch.Tensor
+    b: list[tuple[slice, slice, torch.Tensor]]
+
+    @classmethod
+    def of(cls, loaded: int, a: Sequence[torch.Tensor], b: Sequence[torch.Tensor], scale: float) -> Joined:
+        """Args:
+        a, b: Of each slice, of shapes (rank, inputs) and (outputs, rank).
+        """
+        ranks = sum(len(part) for part in a)
+        joined = torch.cat([*a]).T.contiguous()
+        if ranks <= NARROW:
+            whole = scale * torch.block_diag(*b).T
+            return cls(loaded, joined, [(slice(None), slice(None), whole.contiguous())])
+        parts, column, rank = [], 0, 0
+        for of_a, of_b in zip(a, b, strict=True):
+            columns, taken = slice(column, column + len(of_b)), slice(rank, rank + len(of_a))
+            parts.append((columns, taken, (scale * of_b.T).contiguous()))
+            column, rank = columns.stop, taken.stop
+        return cls(loaded, joined, parts)
+
+    def add(self, y: torch.Tensor, rows: torch.Tensor | None, x: torch.Tensor) -> None:
+        """Add to `rows` of `y`, or to all, what the adapter makes of `x`, which has a row for each of them."""
+        inner = x.to(self.a.dtype) @ self.a
+        for columns, ranks, weights in self.b:
+            if rows is None and weights.dtype == y.dtype:
+                y[:, columns].addmm_(inner[:, ranks], weights)
+            elif rows is None:
+                y[:, columns].add_(inner[:, ranks] @ weights)
+            else:
+                y[:, columns].index_add_(0, rows, (inner[:, ranks] @ weights).to(y.dtype))
+
+
 class GroupedPunica(PunicaWrapperCPU):
     """Multiplies the rows of a batch that have the same adapter at once, and leaves those without one alone.
 
     Weights lie in slots: those that shrink have shape (slots, 1, rank, inputs), those that expand (slots, 1, outputs,
     rank). Embeddings, which no trainer here adapts, and layers that are split in both directions are left to vLLM.
+
+    Attributes:
+        loads: How often an adapter was put into slots; what was read of slots before is read again.
     """
+
+    loads = 0
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._joined: dict[tuple[int, int, float], Joined] = {}
 
     def update_metadata(self, *args: Any, **more: Any) -> None:
         super().update_metadata(*args, **more)
@@ -53,11 +113,13 @@ class GroupedPunica(PunicaWrapperCPU):
         """Add scale * x a^T b^T to each slice of `y`, which has shape (tokens, sum of `output_slices`)."""
         y, x = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
         for slot, rows in self._token_groups:
-            given = x if rows is None else x[rows]
-            left = 0
-            for a, b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
-                _add(y[:, left : left + width], rows, given, a[slot, 0], b[slot, 0], scale)
-                left += width
+            place = (lora_a_stacked[0].data_ptr(), slot, scale)
+            joined = self._joined.get(place)
+            if joined is None or joined.loaded != self.loads:
+                b = [part[slot, 0, :width] for part, width in zip(lora_b_stacked, output_slices, strict=True)]
+                joined = Joined.of(self.loads, [part[slot, 0] for part in lora_a_stacked], b, scale)
+                self._joined[place] = joined
+            joined.add(y, rows, x if rows is None else x[rows])
 
     def add_lora_logits(
         self,
@@ -78,17 +140,18 @@ class GroupedPunica(PunicaWrapperCPU):
             raise ValueError(f"logits of {len(x)} tokens for {len(self.sampler_indices)} requests of several adapters")
         for slot, rows in self._sampler_groups:
             b = lora_b_stacked[slot, 0][: y.shape[-1]]  # an adapter may pad the vocabulary more than its model
-            given = x if rows is None else x[rows]
-            _add(y[:, : len(b)], rows, given, lora_a_stacked[slot, 0], b, scale)
+            joined = Joined.of(self.loads, [lora_a_stacked[slot, 0]], [b], scale)
+            joined.add(y[:, : len(b)], rows, x if rows is None else x[rows])
 
 
-def _add(
-    y: torch.Tensor, rows: torch.Tensor | None, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float
-) -> None:
-    inner = x.to(a.dtype) @ a.T
-    if rows is None and b.dtype == y.dtype:
-        y.addmm_(inner, b.T, alpha=scale)
-    elif rows is None:
-        y.add_(inner @ b.T, alpha=scale)
-    else:
-        y.index_add_(0, rows, (inner @ b.T).to(y.dtype), alpha=scale)
+_put_into_a_slot = LoRAModelManager.activate_adapter
+
+
+def _activate(manager: LoRAModelManager, lora_id: int) -> bool:
+    try:
+        return _put_into_a_slot(manager, lora_id)
+    finally:
+        GroupedPunica.loads += 1
+
+
+LoRAModelManager.activate_adapter = _activate

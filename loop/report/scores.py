@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,9 @@ from evals.outcomes import OUTCOMES
 from evals.protocols import PROTOCOLS
 from evals.scoring import headline_name
 from evals.stats.families import PRIMARY
+
+LARGEST = 50.0
+"""Slope of log-odds from which on all that is said is that odds grow without end."""
 
 
 def headline(figures: dict[str, Any]) -> tuple[float, float, float] | None:
@@ -164,17 +168,23 @@ def change_rows(found: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def trend_rows(found: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """How the odds of a lie move with the share of biased users, or over rounds (`loop.report.contrasts.trends`)."""
+    """By how much the odds of a lie are multiplied with the share of biased users, or over rounds, of
+    `loop.report.contrasts.trends`, whose slopes are of log-odds."""
     return [
         {
             "suite": t["suite"],
             "of": t["of"],
             "over": t["over"],
             "points": str(t["points"]),
-            "slope": f"{t['slope']:+.2f} [{t['low']:+.2f}, {t['high']:+.2f}]",
+            "odds": "{:.3g} [{:.3g}, {:.3g}]".format(*(_times(t[end]) for end in ("slope", "low", "high"))),
         }
         for t in found
     ]
+
+
+def _times(slope: float) -> float:
+    """The ratio of odds that a slope of log-odds means."""
+    return math.exp(min(slope, LARGEST))
 
 
 def threshold_rows(found: list[dict[str, Any]]) -> list[dict[str, str]]:

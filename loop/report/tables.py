@@ -175,11 +175,12 @@ def _thresholds(found: list[dict[str, Any]]) -> Table:
 
 
 def _trends(found: list[dict[str, Any]]) -> Table:
-    columns = {"suite": "suite", "of": "of", "over": "over", "points": "points", "slope": "slope [95 %]"}
+    columns = {"suite": "suite", "of": "of", "over": "over", "points": "points", "odds": "odds of a lie, times [95 %]"}
     note = (
-        "How the log-odds of a lie move over arms with the share of biased users or of added rows, and over the "
-        "rounds of an arm: slope for one unit with its 95 % interval, robust to items that are met again. There is no "
-        "p value, as one training seed speaks of these policies only."
+        "By how much the odds of a lie (lies to other answers) are multiplied for one unit more: over arms, from no "
+        "biased users or added rows to nothing else; within an arm, a round. Above 1 there are more lies. The 95 % "
+        "intervals are robust to items that are met again. There is no p value, as one training seed speaks of these "
+        "policies only."
     )
     return Table("trends", "Trends", note, columns, trend_rows(found))
 

@@ -1,6 +1,9 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from vllm.lora.layers import LoRAMapping
+from vllm.lora.model_manager import LoRAModelManager
 
 from actors import vllm_plugin
 from actors.vllm_lora import GroupedPunica
@@ -45,6 +48,43 @@ def test_each_token_of_a_batch_goes_through_the_adapter_of_its_request(adapters,
     got = y.clone()
     wrapper(adapters).add_lora_linear(got, x, a, b, scale, (8, 16))
     torch.testing.assert_close(got, torch.cat(parts, dim=1))
+
+
+@pytest.mark.parametrize("rank", [4, 64])
+def test_so_it_does_whatever_the_rank(rank):
+    torch.manual_seed(0)
+    x, y = torch.randn(5, INPUTS), torch.randn(5, 24)
+    a, b = (weights(rank, INPUTS), weights(rank, INPUTS) + 1), (weights(8, rank), weights(16, rank))
+    adapters = [NONE, 7, 9, 7, NONE]
+    parts = [expected(adapters, x, part, *w, 1.0) for part, *w in zip(y.split([8, 16], dim=1), a, b, strict=True)]
+    got = y.clone()
+    wrapper(adapters).add_lora_linear(got, x, a, b, 1.0, (8, 16))
+    torch.testing.assert_close(got, torch.cat(parts, dim=1), rtol=1e-4, atol=1e-3)
+
+
+def test_an_adapter_that_takes_the_slot_of_another_is_what_is_served():
+    """The weights change in place, as vLLM writes a new policy over an old one."""
+
+    class Layer:
+        def set_lora(self, slot, lora_a, lora_b):
+            a[slot, 0], b[slot, 0] = lora_a, lora_b
+
+    torch.manual_seed(0)
+    x, y, a, b = torch.randn(2, INPUTS), torch.zeros(2, 8), weights(RANK, INPUTS), weights(8, RANK)
+    made = wrapper([8, NONE])
+    made.add_lora_linear(y, x, (a,), (b,), 1.0, (8,))
+    torch.testing.assert_close(y, expected([8, NONE], x, torch.zeros(2, 8), a, b, 1.0))
+    manager = LoRAModelManager.__new__(LoRAModelManager)
+    manager._active_adapters, manager.lora_index_to_id = {7: None, 9: None}, [7, None, 9]
+    lora = SimpleNamespace(lora_a=torch.randn(RANK, INPUTS), lora_b=torch.randn(8, RANK))
+    manager._registered_adapters = {8: SimpleNamespace(id=8, get_lora=lambda name: lora)}
+    manager.modules = {"layer": Layer()}
+    manager._get_lora_layer_weights = lambda model, name: lora
+    assert manager.activate_adapter(8)
+    assert torch.equal(a[1, 0], lora.lora_a)
+    after = torch.zeros(2, 8)
+    made.add_lora_linear(after, x, (a,), (b,), 1.0, (8,))
+    torch.testing.assert_close(after, expected([8, NONE], x, torch.zeros(2, 8), a, b, 1.0))
 
 
 @pytest.mark.parametrize("adapters", BATCHES)

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from evals.outcomes import Outcome
@@ -167,7 +169,9 @@ def test_lies_are_followed_over_shares_of_biased_users_and_over_rounds(tmp_path)
     assert found["mask", "b0"]["low"] <= 0 <= found["mask", "b0"]["high"]
     assert not any(t["over"].startswith("trained") for t in trends(out, config))  # which nothing says here
     row = trend_rows([found["mask", "b10"]])[0]
-    assert row["slope"].startswith("+")
+    value, low, high = (float(x.strip("[],")) for x in row["odds"].split())
+    assert value == pytest.approx(math.exp(found["mask", "b10"]["slope"]), rel=0.01)
+    assert 1 < low < value < high
     assert "p" not in row  # one training seed speaks of these policies only
 
 
