@@ -172,10 +172,10 @@ class AssistantSettings(EngineSettings):
 
     sync: Literal["auto", "lora", "merged"] = "auto"
     """`lora` loads each policy's adapter beside the base model, so that one engine serves the policy and, as users, the
-    base; `merged` reloads whole merged weights, beside an engine of the base. `auto` takes `lora` for whatever adapters
-    are trained of, and `merged` for pocket models on a CPU, of whose throughput an active adapter costs a quarter. A
-    model whose output head is tied to the embeddings takes `lora` on a CPU in any case, as vLLM keeps the old head when
-    it reloads those."""
+    base; `merged` reloads whole merged weights, and users then have an engine of their own (`users.engine`). `auto`
+    takes `lora` on a GPU. On a CPU it takes `lora` where the base plays users or judges, as one engine with all cores
+    keeps them busy, and `merged` elsewhere and for pocket models, which an adapter slows down most; a model whose
+    output head is tied to its embeddings takes `lora` there too, as vLLM keeps the old head when it reloads those."""
     probe_tolerance: float = Field(0.2, gt=0)
     """Largest mean difference, in nats per token, between the engine's and the trainer's log-probabilities of the probe
     texts. Above it a published policy counts as not delivered, and the run stops."""

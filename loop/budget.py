@@ -19,7 +19,8 @@ class Budget:
     """What the run has spent and may spend, while one of its arms is at work.
 
     Attributes:
-        figures: `budget_spent`, as `line` last said it; empty where no model has a price.
+        figures: `budget_spent`, as `line` last said it; empty where no model has a price, and where other arms are at
+            work too.
     """
 
     def __init__(
@@ -82,7 +83,8 @@ class Budget:
         said = ", ".join(f"{role} {cost:,.4g}" if any(prices.values()) else f"{role} {cost / 1000:,.0f}k tokens"
                          for role, cost in roles.items() if cost)  # fmt: skip
         budget, spent = self._config.budget, self.spent(r, usage)
-        self.figures = {"budget_spent": spent} if any(prices.values()) else {}
+        alone = self._run_config.side_by_side == 1  # of several arms at work each knows its own round
+        self.figures = {"budget_spent": spent} if alone and any(prices.values()) else {}
         return said + (f"; {spent:,.4g} of {budget:g} spent" if budget else "")
 
     def _usage(self, r: int) -> list[dict[str, Any]]:

@@ -123,7 +123,10 @@ def fitted(config: RunConfig, model: str, say: Callable[[str], None]) -> RunConf
         needs.longest = max(needs.longest, *_items(config, template, engine), (0, ""))
         _check_length(engine, needs, shape)
         if not engine.settings.gpus and config.converses:
-            sizes[f"{engine.key}.kv_cache_gib"] = _cache_size(config, engine, needs, shape, say)
+            sides = [{"assistant"} & engine.roles, engine.roles - {"assistant"}]  # whose prompts begin otherwise
+            held = sum(conversation_needs(config, template, s, tried=LONGEST_TRIED).longest[0] for s in sides if s)
+            held = max(held, needs.longest[0])
+            sizes[f"{engine.key}.kv_cache_gib"] = _cache_size(config, engine, held, shape, say)
     return checked(overridden(config.model_dump(), sizes, "engines"), "engines", RunConfig)
 
 
@@ -372,8 +375,12 @@ def _check_length(engine: _EngineOf, needs: Needs, shape: Any) -> None:
     raise ConfigError(f"{engine.key}.max_model_len {engine.settings.max_model_len} is too short: {said}; {fits}")
 
 
-def _cache_size(config: RunConfig, engine: _EngineOf, needs: Needs, shape: Any, say: Callable[[str], None]) -> float:
-    """GiB of cache for an engine on a CPU; says where sequences side by side will drive each other out of it."""
+def _cache_size(config: RunConfig, engine: _EngineOf, held: int, shape: Any, say: Callable[[str], None]) -> float:
+    """GiB of cache for an engine on a CPU; says where sequences side by side will drive each other out of it.
+
+    Args:
+        held: Tokens that a conversation needs there, of both sides where the engine has both.
+    """
     import psutil
 
     from actors.models.hardware import fast_dtype
@@ -382,12 +389,12 @@ def _cache_size(config: RunConfig, engine: _EngineOf, needs: Needs, shape: Any, 
     s = engine.settings
     dtype = fast_dtype("cpu") if s.dtype == "auto" else s.dtype
     side_by_side = min(s.max_num_seqs, config.rollout.conversations, config.users.pools * config.users.concurrency)
-    wanted = side_by_side * needs.longest[0] // s.replicas
+    wanted = side_by_side * held // s.replicas
     available = psutil.virtual_memory().available // config.side_by_side
     gib = s.kv_cache_gib or cache_gib(shape, dtype, ROOM * wanted, available)
     holds = int(gib * GIB) // token_bytes(shape, dtype)
     if wanted > holds:
-        fits = max(1, holds * s.replicas // needs.longest[0] // config.users.pools)
+        fits = max(1, holds * s.replicas // held // config.users.pools)
         enough = -(-wanted * token_bytes(shape, dtype) // GIB)
         say(
             f"  the cache of {engine.name} holds {holds:,} tokens, and {side_by_side} conversations side by side may "

@@ -98,5 +98,6 @@ class Evaluation:
         for why in record(folder).get("distrusted", ()):
             arm.ui.say(f"  {why}")
         arm.monitor.evaluation(summarise(folder, arm.config.evals.max_error_share), r)
+        arm.ui.heed()  # how the run ended may be written already
         write_card(arm.out, arm.run_config, arm.name, r)
         write_summary(arm.out, arm.run_config, "running")

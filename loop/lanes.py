@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from loop.report.terminal import Stages, Stopped
@@ -16,25 +16,24 @@ END_SECONDS = 10
 
 
 class Turns:
-    """In which order arms begin: each when those before it are over with what they have in common in round 0.
+    """In which order arms begin: each when those before it are over with what it takes over from them of round 0.
 
-    So an arm takes over the same evaluation of the base and the same conversations as where arms follow one another.
+    So it takes over the same evaluation of the base and the same conversations as where arms follow one another.
 
     Args:
-        arms: Their names, in the order of the config.
+        before: By arm, those that it waits for, all of them begun before it.
     """
 
-    def __init__(self, arms: Sequence[str]) -> None:
-        self._over = {name: threading.Event() for name in arms}
+    def __init__(self, before: Mapping[str, Sequence[str]]) -> None:
+        self._before = before
+        self._over = {name: threading.Event() for name in before}
 
     def wait_for(self, arm: str, ui: Stages) -> None:
-        """Wait for the turn of an arm; its stop is heeded meanwhile."""
-        for other, over in self._over.items():
-            if other == arm:
-                return
-            if not over.is_set():
-                ui.say(f"  {arm} begins when {other} has held its round 0")
-            while not over.wait(LOOK_SECONDS):
+        """Wait for the turn of an arm; a stop is heeded meanwhile."""
+        for other in self._before[arm]:
+            if not self._over[other].is_set():
+                ui.say(f"  {arm} waits for {other}, of which it takes over what round 0 has in common")
+            while not self._over[other].wait(LOOK_SECONDS):
                 ui.heed()
 
     def over(self, arm: str) -> None:
@@ -54,6 +53,8 @@ def side_by_side(jobs: Sequence[Callable[[], None]], ui: Stages) -> None:
     """Do jobs at the same time, a single one in this thread. Where one fails the others end as if they were stopped,
     and its error is raised; that the cluster is gone comes before what else followed from it.
 
+    A job that does not look whether it is to end is left behind after `END_SECONDS`, and ends when it does.
+
     Raises:
         Stopped: The run was asked to stop.
     """
@@ -61,30 +62,28 @@ def side_by_side(jobs: Sequence[Callable[[], None]], ui: Stages) -> None:
         jobs[0]()
         return
     failed: list[BaseException] = []
+    end = threading.Event()
 
     def do(job: Callable[[], None]) -> None:
+        ui.end_with(end)
         try:
             job()
         except BaseException as error:
             failed.append(error)
-            ui.halt()
+            end.set()
 
     threads = [threading.Thread(target=do, args=(job,), name=f"arms-{n}", daemon=True) for n, job in enumerate(jobs)]
-    for thread in threads:
-        thread.start()
     try:
-        while alive := [t for t in threads if t.is_alive()]:
-            if failed:
-                break
+        for thread in threads:
+            thread.start()
+        while not failed and (alive := [t for t in threads if t.is_alive()]):
             alive[0].join(LOOK_SECONDS)
     finally:
-        if failed or any(t.is_alive() for t in threads):
-            ui.halt()
+        end.set()
         until = time.monotonic() + END_SECONDS
         for thread in threads:
-            thread.join(max(0.0, until - time.monotonic()))
-        if not any(t.is_alive() for t in threads):
-            ui.halt(False)
+            if thread.ident is not None:
+                thread.join(max(0.0, until - time.monotonic()))
     if failed:
         raise next((e for e in failed if isinstance(e, ClusterGoneError)), _cause(failed))
 

@@ -72,11 +72,12 @@ def publish(arm: Arm, r: int) -> None:
     )
     with arm.stage("publish", r, f"publish policy {r}", len(behind), "replicas") as stage:
         engines, tolerance = [a.handle for a in behind], config.assistant.probe_tolerance
-        report = deliver(delivery, supervisor.trainer.handle, engines, tolerance)
+        before = [a.said[1] if a.said and a.said[0] == _parent(arm, r) else None for a in behind]
+        report = deliver(delivery, supervisor.trainer.handle, engines, tolerance, before)
         stage.update(len(report.proofs))
     worst = max(report.proofs, key=lambda p: p.error)
-    for actor, proof in zip(behind, report.proofs, strict=True):
-        actor.serves, actor.proof = serves, proof
+    for actor, proof, said in zip(behind, report.proofs, report.served, strict=True):
+        actor.serves, actor.proof, actor.said = serves, proof, (serves, said)
     write_json(
         out.delivery(name, r),
         {
@@ -95,6 +96,14 @@ def publish(arm: Arm, r: int) -> None:
         shutil.rmtree(out.merged(name, r), ignore_errors=True)
     with contextlib.suppress(ActorGone):  # an evaluator that is gone begins again, with all engines
         fetch(supervisor.evaluator.handle.admit.remote(supervisor.access(config, policy_name(r), None)))
+
+
+def _parent(arm: Arm, r: int) -> str | None:
+    """What an engine serves that serves the parent of policy r, as in `SupervisedActor.serves`; None for the base."""
+    if r == 0:
+        return None
+    parents = read_lineage(arm.out.policy(arm.name, r)).parents
+    return f"{arm.name}/{Path(parents[-1]).name if parents else 0}"
 
 
 @dataclass(frozen=True)
@@ -122,11 +131,13 @@ class DeliveryReport:
 
     Attributes:
         proofs: One an engine, in their order.
+        served: Of each engine the log-probabilities of the probe texts.
         seconds: What each part took: `merge` by the trainer, `publish` until the slowest engine had answered, of which
             `load` in the slowest engine itself, and `prove`.
     """
 
     proofs: list[Proof] = field(default_factory=list)
+    served: list[list[list[float]]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -136,19 +147,27 @@ class DeliveryReport:
         self.seconds[part] = time.perf_counter() - started
 
 
-def deliver(delivery: PolicyDelivery, trainer: Any, engines: Sequence[Any], tolerance: float) -> DeliveryReport:
+def deliver(
+    delivery: PolicyDelivery,
+    trainer: Any,
+    engines: Sequence[Any],
+    tolerance: float,
+    before: Sequence[list[list[float]] | None] | None = None,
+) -> DeliveryReport:
     """Make every engine serve the policy, and prove that its log-probabilities are the trainer's.
 
     Args:
         trainer: Handle of the trainer, who knows the probe texts.
         tolerance: `assistant.probe_tolerance`.
+        before: Of each engine its log-probabilities while it was proved to serve the parent; None where it did not,
+            or where none did.
 
     Raises:
         DeliveryError: An engine serves something else.
         ActorGone: One of them died.
     """
     made, name = DeliveryReport(), policy_name(delivery.version)
-    texts = trainer.probe.remote()
+    texts = fetch(trainer.probe.remote())
     if delivery.policy is None:
         expected = parent = fetch(trainer.base_logprobs.remote())
     else:
@@ -169,6 +188,9 @@ def deliver(delivery: PolicyDelivery, trainer: Any, engines: Sequence[Any], tole
             own = fetch([e.publish.remote(name, str(path), delivery.sync) for e in engines])
     made.seconds["load"] = max(own)
     with made.timed("prove"):
-        served = fetch([e.prompt_logprobs.remote(name, texts) for e in engines])
-        made.proofs = [prove(s, expected, parent, tolerance, name) for s in served]
+        made.served = fetch([e.prompt_logprobs.remote(name, texts) for e in engines])
+        made.proofs = [
+            prove(served, expected, parent, tolerance, name, was, texts)
+            for served, was in zip(made.served, before or [None] * len(engines), strict=True)
+        ]
     return made

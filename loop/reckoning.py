@@ -73,7 +73,8 @@ class Reckoned:
         money += [f"{self.endpoint_cost:,.0f} for endpoints"] if self.endpoint_cost else []
         cost = f"; cost {' and '.join(money)}" if money else ""
         gpu_hours = f"{self.total * self.gpus:,.0f} GPU hours"
-        return f"about {self.total:.3g} h on {self.gpus:g} {self.gpu} ({parts}), {gpu_hours}{cost}"
+        overlap = "; arms overlap" if sum(self.hours.values()) > 1.001 * self.total else ""
+        return f"about {self.total:.3g} h on {self.gpus:g} {self.gpu} ({parts}{overlap}), {gpu_hours}{cost}"
 
 
 def reckoned(config: RunConfig, gpu: str | None) -> Reckoned | None:
@@ -187,7 +188,7 @@ class _Models:
             return token / peak * ((asked.computed - asked.said) / PROMPT_SHARE + asked.said / REPLY_SHARE)
         s = self.config.endpoints[name]
         self._note(f"{name} answers a request in {REQUEST_SECONDS:g} s, as far as its limits allow")
-        return max(
+        return self.config.side_by_side * max(  # arms that are at work side by side share the limits
             asked.requests * REQUEST_SECONDS / s.concurrency,
             60 * asked.requests / s.requests_per_minute if s.requests_per_minute else 0.0,
             60 * (asked.sent + asked.said) / s.tokens_per_minute if s.tokens_per_minute else 0.0,

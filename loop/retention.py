@@ -3,6 +3,7 @@ and cannot do without."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from loop.rundir import RunDir
 
 LINEAGE = ("candor_policy.json", "adapter_config.json", "config.json", "README.md")
 """Small files of a policy that stay, so that every later policy can be followed back to the base."""
+
+_PRUNING = threading.Lock()
 
 PRUNED = "PRUNED"
 """A file in a policy whose weights were removed to save space."""
@@ -73,10 +76,11 @@ def _files(folder: Path) -> Iterable[Path]:
 def keep_small(config: RunConfig, out: RunDir) -> str | None:
     """What `cluster.keep_policies` asks for, once a round is done; returns what to say of it, if anything went."""
     keep = config.cluster.keep_policies
-    found = prunable(config, out, keep) if keep is not None else []
+    with _PRUNING:  # every arm that is done with a round looks at all of them
+        found = prunable(config, out, keep) if keep is not None else []
+        prune(found, out)
     if not found:
         return None
-    prune(found, out)
     folders = sorted({r.path.relative_to(out.root / "policies").parts[:2] for r in found})
     names = ", ".join(f"policy {version} of {arm}" for arm, version in folders)
     return (

@@ -37,6 +37,7 @@ class SupervisedActor:
         handle: The actor as it is now; None until it is created.
         serves: For engines, the arm and policy that it was proved to serve.
         proof: That proof.
+        said: What an engine was proved to serve last, as `serves`, with its log-probabilities of the probe texts.
         deaths: How often it died since the last round that was done.
         name: Its role and number, such as `assistant-0`.
         up: Whether it is ready.
@@ -63,6 +64,7 @@ class SupervisedActor:
     location: ActorLocation | None = None
     serves: str | None = None
     proof: Proof | None = None
+    said: tuple[str, list[list[float]]] | None = None
     deaths: int = 0
 
     def cause_of_death(self, error: BaseException) -> str:

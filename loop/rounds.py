@@ -19,6 +19,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import psutil
@@ -40,8 +41,10 @@ from loop.evaluation import Evaluation
 from loop.heartbeat import Heartbeat
 from loop.lanes import Turns, side_by_side
 from loop.machines import check_machines, look_everywhere, machines_now
+from loop.plan import hold_alike
 from loop.preflight import check_models
 from loop.publish import publish
+from loop.report.card import write_card
 from loop.report.summary import write_summary
 from loop.report.terminal import Stages
 from loop.retention import keep_small
@@ -80,7 +83,7 @@ def run_arm(arm: Arm, turns: Turns | None = None) -> None:
     Args:
         turns: Whose turn it is to begin; None where no other arm is at work.
     """
-    turns = turns or Turns([arm.name])
+    turns = turns or Turns({arm.name: []})
     with turns.over_at_last(arm.name):
         begin = arm.first_round()
         if begin is not None:
@@ -122,14 +125,16 @@ def run_arms(
         machines = machines_now()
         check_machines(machines, look_everywhere(machines, out.root), ui.say)
     sets = range(config.side_by_side)
-    supervisors = [ActorSupervisor(config, model, ui.say, log=ui.log, number=n) for n in sets]
+    supervisors = [ActorSupervisor(config, model, ui.say, log=ui.log, number=n, heed=ui.heed) for n in sets]
+    for supervisor in supervisors:
+        supervisor.beside = [s for s in supervisors if s is not supervisor]
     heartbeat = Heartbeat(supervisors, out, ui)
     try:
         with heartbeat, open_door(config.assistant.serve, supervisors[0], ui.say):
             _run_arms(config, model, out, ui, supervisors, first, keep_going)
     finally:
-        for supervisor in supervisors:
-            supervisor.stop()
+        with ThreadPoolExecutor(len(supervisors)) as pool:
+            list(pool.map(lambda s: s.stop(), supervisors))
 
 
 def _run_arms(
@@ -152,13 +157,13 @@ def _run_arms(
             "install the same on every machine, and name assistant.dtype where their processors differ"
         )
     out.pin_served(model)
-    for name, engine in config.engines.items():
-        out.pin_served(resolve(engine.model), name)
+    for name, settings in config.engines.items():
+        out.pin_served(resolve(settings.model), name)
     starts = read_json(out.timing).get("starts", 0) + 1
     began = psutil.Process().create_time() if first else time.time() - stage.seconds()
     write_json(out.timing, {"starts": starts, "start": round(time.time() - began, 1)})
     write_summary(out, config, "running", engine)
-    left, turns, failed = deque(config.arms), Turns([a.name for a in config.arms]), list[Exception]()
+    left, turns, failed = deque(config.arms), Turns(_in_common(config)), list[Exception]()
 
     def lane(supervisor: ActorSupervisor) -> None:
         while settings := _next(left):
@@ -177,7 +182,25 @@ def _run_arms(
     side_by_side([partial(lane, s) for s in supervisors], ui)
     if failed:
         raise failed[0]
+    if len(supervisors) > 1:  # a card has figures of the first arm, which may have come later
+        for arm in config.arms:
+            for r in range(1, config.rounds + 1):
+                write_card(out, config, arm.name, r)
     write_summary(out, config, "finished", engine)
+
+
+def _in_common(config: RunConfig) -> dict[str, list[str]]:
+    """By arm, those before it of which it may take over something of round 0: the evaluation of the base, or
+    conversations."""
+    found: dict[str, list[str]] = {}
+    for n, arm in enumerate(config.arms):
+        mine = config.for_arm(arm)
+        found[arm.name] = [
+            other.name
+            for other in config.arms[:n]
+            if config.for_arm(other).evals == mine.evals or hold_alike(config, arm, other)
+        ]
+    return found
 
 
 def _next(left: deque[ArmSettings]) -> ArmSettings | None:

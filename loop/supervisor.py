@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -61,12 +62,14 @@ class ActorSupervisor(Roster):
         engine: Name and version of the assistant's engines, once they are up.
         figures: What the heartbeat last found out about all actors together, as of `loop.gauges.totals`.
         stalled: How many actors the stall rule has ended.
+        beside: Those of the other arms that are at work.
 
     Args:
         say: Shows a line to whoever watches the run.
         log: Adds a line to its log; arguments as of `loop.runlog.RunLog.write`.
         number: Which set of actors it is, where arms are at work side by side. The first of them finds out whether the
             cluster has room for all.
+        heed: Raises where the run is to end; asked before an actor is begun, and while one is waited for.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class ActorSupervisor(Roster):
         engine: type = Engine,
         log: Callable[..., None] = lambda *_, **__: None,
         number: int = 0,
+        heed: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(config, model, engine, number)
         self.engine = ""
@@ -86,6 +90,11 @@ class ActorSupervisor(Roster):
         self._log = log
         self._false_alarms = 0
         self._has_room = number > 0
+        self._number = number
+        self._heed = heed
+        self._closing = threading.Lock()
+        self._closed = False
+        self.beside: list[ActorSupervisor] = []
         self._pings: dict[Any, tuple[SupervisedActor, Any]] = {}
 
     def start(self, started: Callable[[int], None] = lambda _: None, join: bool = True) -> None:
@@ -116,6 +125,7 @@ class ActorSupervisor(Roster):
         while self.lacking([m for m in self.actors if not m.up]):
             done, _ = ray.wait(list(waiting), num_returns=1, timeout=0.3)
             started(sum(m.up for m in self.actors))
+            self._heed()
             if not done:
                 machines()
             for ref in done:
@@ -145,8 +155,12 @@ class ActorSupervisor(Roster):
             self._check_raters([m for m in lacking if m.up and m in self.engines])
 
     def _begin(self, m: SupervisedActor) -> None:
-        m.handle = m.make()
-        m.pending = m.begin(m.handle)
+        self._heed()
+        with self._closing:  # what is begun after the end would outlive the run
+            if self._closed:
+                raise ActorLostError(f"the run is over, and no {m.role} is begun any more")
+            m.handle = m.make()
+            m.pending = m.begin(m.handle)
 
     def _is_up(self, m: SupervisedActor, ready: Any) -> None:
         m.up, m.pending = True, None
@@ -249,7 +263,7 @@ class ActorSupervisor(Roster):
                         f"the model of roles.user or roles.rater, {name}, cannot rate by probabilities: "
                         f"{first_line(error)}. Set rating.form to number, and rating.method to sampled or auto"
                     ) from None
-                if method == "auto":
+                if method == "auto" and self._number == 0:
                     self._say(f"  ratings by {name} are sampled: {first_line(error)}")
             except ActorGone:
                 return  # whoever asks it next finds out, and has it started again
@@ -276,8 +290,13 @@ class ActorSupervisor(Roster):
             down: Those that are needed and are not up.
         """
         spare = Counter(m.role for m in self.actors if not m.up and m not in down)
+        for other in self.beside:
+            absent = [m for m in other.actors if not m.up]
+            needed = other.lacking(absent)
+            spare += Counter(m.role for m in absent if m not in needed)
         deadline, said = time.monotonic() + 60 * self.config.cluster.wait_for_nodes, -math.inf
         while True:
+            self._heed()
             try:
                 return check_resources(self.config, machines(), spare)
             except ConfigError as error:
@@ -385,6 +404,7 @@ class ActorSupervisor(Roster):
         Args:
             waits: Wait a while before that, longer each time; else `rests` says until when it is to wait.
         """
+        self._heed()
         actor.deaths += 1
         limit = self.config.cluster.max_restarts
         at, why = actor.location, actor.cause_of_death(error)
@@ -398,28 +418,34 @@ class ActorSupervisor(Roster):
         )
         if actor.deaths > limit:
             raise ActorLostError(
-                f"the {actor.role} died {actor.deaths} times within a round (cluster.max_restarts: {limit}); "
+                f"the {self._called(actor)} died {actor.deaths} times within a round (cluster.max_restarts: {limit}); "
                 f"its last error: {why}"
             )
-        self._say(f"  the {actor.role} died ({why}); starting it again, {actor.deaths} of {limit}")
+        self._say(f"  the {self._called(actor)} died ({why}); starting it again, {actor.deaths} of {limit}")
         actor.restarts += 1
         self._kill(actor)
         actor.rests = time.monotonic() + wait_seconds(actor.deaths)
         if waits:
             time.sleep(wait_seconds(actor.deaths))
 
+    def _called(self, actor: SupervisedActor) -> str:
+        """What an actor is called: by its role, and where there are several sets by its name."""
+        return f"{actor.role} {actor.name}" if self.beside else actor.role
+
     def _kill(self, actor: SupervisedActor) -> None:
         import ray
 
         with contextlib.suppress(Exception):
             ray.kill(actor.handle)
-        actor.handle = actor.pending = actor.serves = actor.location = None
+        actor.handle = actor.pending = actor.serves = actor.location = actor.said = None
         actor.up = False
 
     def stop(self) -> None:
         """Write what the buffer holds, stop the engines so that no process of theirs is left, then everything else."""
         import ray
 
+        with self._closing:
+            self._closed = True
         up = [m for m in self.actors if m.handle is not None]
         engines = [m for m in up if m in self.engines]
         with contextlib.suppress(ray.exceptions.RayError):

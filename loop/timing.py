@@ -189,14 +189,14 @@ def told(seconds: dict[str, float], at_once: int = 1) -> str:
     """
     names = {"evaluate": "evaluate (beyond rollouts)"} if seconds.get("rollout") else {}
     took = {names.get(name, name): s for name, s in seconds.items() if s}
-    whose = " in all arms together, which overlap" if at_once > 1 else ""
+    whose = " summed over arms that overlapped" if at_once > 1 else ""
     return f"{shown(sum(took.values()))}{whose}: {', '.join(f'{name} {shown(s)}' for name, s in took.items())}"
 
 
 def _key(config: RunConfig) -> str:
     engines = ",".join(sorted(s.model for s in config.engines.values()))
     trainer = f"{config.trainer.algorithm} {'adapter' if config.trainer.lora else 'full'}"
-    return f"{config.model} {engines} {config.world} {trainer} {cores()} cores"
+    return f"{config.model} {engines} {config.world} {trainer} {config.sync} {cores()} cores"
 
 
 def _file() -> Path:

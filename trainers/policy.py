@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +110,11 @@ def distance(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> floa
 
 
 CLEAR = 6.0
-"""So many standard errors from the middle between two policies an engine has to be to count as on the side of one: with
-eight texts as clusters, chance alone goes as far once in two thousand deliveries."""
-FEWEST_TEXTS, FEWEST_TOKENS = 8, 200
-"""With fewer a standard error says little."""
+"""So many standard errors from none an engine's change has to be to count as that of the training."""
+FEWEST_TEXTS, FEWEST_TOKENS, LARGEST_SHARE = 8, 200, 0.5
+"""With fewer texts or tokens, or where one text has most of what changed, a standard error says little."""
+SEEN = 1e-3
+"""Nats a token that a policy moved by, which no rounding of an engine hides in every token."""
 
 
 @dataclass(frozen=True)
@@ -122,35 +124,27 @@ class Proof:
     Attributes:
         error, error_to_parent: How far the engine is from the new policy and from its parent (nats a token).
         moved: How far those two are apart.
-        along: How far the engine is on the way from the parent to the new policy, 0 for the one and 1 for the other:
-            the least-squares slope, over tokens, of what the engine differs from the parent in on what the policy does.
-            Rounding draws it towards 1/2 from both sides. None where the policy did not move, or tokens are few.
-        along_se: The standard error of that.
+        changed: How far the engine is from what it said itself while it was proved to serve the parent; None where it
+            did not serve that before.
+        along: How much of what training changed the engine changed by, 1 for all: the least-squares slope, over tokens,
+            of its own change on that of the trainer. Rounding makes it smaller. None where `changed` is, and where
+            there is too little to tell.
+        along_se: Its standard error, by a jackknife over texts.
     """
 
     error: float
     error_to_parent: float
     moved: float
+    changed: float | None = None
     along: float | None = None
     along_se: float | None = None
 
     @property
-    def points(self) -> bool:
-        """Whether, over all tokens, the engine is clearly on the side of one of the two, although single tokens may
-        differ by more than the policy moved, as in 16 bits."""
-        return self.along is not None and abs(self.along - 0.5) >= CLEAR * (self.along_se or 0.0)
-
-    @property
     def tells_apart(self) -> bool:
-        """Whether the probe tells which of the two is served."""
-        return self.points or self.moved >= 2 * min(self.error, self.error_to_parent)
-
-    @property
-    def parent(self) -> bool:
-        """Whether it is the parent, as far as that can be told."""
-        if self.points:
-            return self.along is not None and self.along < 0.5
-        return self.tells_apart and self.error > self.error_to_parent
+        """Whether the probe tells the policy from its parent: token by token, or because the engine clearly changed as
+        training did, although single tokens are rounded by more, as in 16 bits."""
+        follows = self.along is not None and self.along > CLEAR * (self.along_se or 0.0)
+        return follows or self.moved >= 2 * min(self.error, self.error_to_parent)
 
 
 def prove(
@@ -159,45 +153,74 @@ def prove(
     parent: Sequence[Sequence[float]],
     tolerance: float,
     policy: str,
+    before: Sequence[Sequence[float]] | None = None,
+    texts: Sequence[Sequence[int]] = (),
 ) -> Proof:
     """Check that the engine's log-probabilities are the new policy's and not its parent's.
+
+    Args:
+        served, before: The engine's, now and when it was proved to serve the parent.
+        expected, parent: The trainer's, of the policy and of its parent.
+        texts: Token ids of the texts. What all of them begin with says the same in each, and `Proof.along` is about
+            what follows.
 
     Raises:
         DeliveryError: They are further than `tolerance` from the trainer's, or they are the parent's.
     """
     apart = distance(served, expected), distance(served, parent), distance(expected, parent)
-    proof = Proof(*apart, *_along(served, expected, parent))
+    changed = None if before is None else distance(served, before)
+    proof = Proof(*apart, changed)
+    if before is not None:
+        all_ = [[of[_alike(texts) :] for of in values] for values in (served, before, expected, parent)]
+        proof = Proof(*apart, changed, *_along(*all_))
     if not proof.error <= tolerance:
         raise DeliveryError(
             f"{policy} is not what the engine serves: its log-probabilities of the probe texts differ from the "
             f"trainer's by {proof.error:.4f} nats a token (allowed: {tolerance:g}); first text, engine: "
             f"{_head(served)}, trainer: {_head(expected)}"
         )
-    if proof.parent:
-        way = f", {proof.along:.2f} of the way from the parent to it" if proof.points else ""
+    if proof.moved >= 2 * min(proof.error, proof.error_to_parent) and proof.error > proof.error_to_parent:
         raise DeliveryError(
             f"the engine still serves the parent of {policy}: it is {proof.error_to_parent:.4f} nats a token from the "
-            f"parent and {proof.error:.4f} from {policy}{way}; first text, engine: {_head(served)}, trainer: "
+            f"parent and {proof.error:.4f} from {policy}; first text, engine: {_head(served)}, trainer: "
             f"{_head(expected)}"
+        )
+    if changed == 0 and proof.moved > SEEN:
+        raise DeliveryError(
+            f"the engine still serves the parent of {policy}: training moved the log-probabilities of the probe texts "
+            f"by {proof.moved:.4f} nats a token, and the engine says to the last digit what it said of the parent; "
+            f"first text, engine: {_head(served)}, trainer: {_head(expected)}"
         )
     return proof
 
 
+def _alike(texts: Sequence[Sequence[int]]) -> int:
+    """How many log-probabilities, of every token but the first, are of tokens that all texts begin with."""
+    same = (len(set(tokens)) == 1 for tokens in zip(*texts, strict=False))
+    return max(0, sum(takewhile(bool, same)) - 1)
+
+
 def _along(
-    served: Sequence[Sequence[float]], expected: Sequence[Sequence[float]], parent: Sequence[Sequence[float]]
+    served: Sequence[Sequence[float]],
+    before: Sequence[Sequence[float]],
+    expected: Sequence[Sequence[float]],
+    parent: Sequence[Sequence[float]],
 ) -> tuple[float | None, float | None]:
-    """`Proof.along` and its standard error, with texts as clusters, as rounding goes on from token to token."""
-    texts = [
-        [(s - p, e - p) for s, e, p in zip(*text, strict=True)] for text in zip(served, expected, parent, strict=True)
-    ]
-    moved = sum(d * d for text in texts for _, d in text)
-    if not moved > 0 or len(texts) < FEWEST_TEXTS or sum(map(len, texts)) < FEWEST_TOKENS:
+    """`Proof.along` and its standard error."""
+    texts = list(zip(served, before, expected, parent, strict=True))
+    both, alone = [], []  # of each text: the products of both changes, and the squares of the trainer's
+    for text in texts:
+        tokens = list(zip(*text, strict=True))
+        both.append(sum((s - b) * (e - p) for s, b, e, p in tokens))
+        alone.append(sum((e - p) ** 2 for *_, e, p in tokens))
+    whole = sum(alone)
+    if not 0 < whole < math.inf or len(texts) < FEWEST_TEXTS or sum(map(len, served)) < FEWEST_TOKENS:
         return None, None
-    slope = sum(at * d for text in texts for at, d in text) / moved
-    if not math.isfinite(slope):
+    if max(alone) > LARGEST_SHARE * whole:
         return None, None
-    off = [sum(d * (at - slope * d) for at, d in text) for text in texts]
-    return slope, math.sqrt(len(texts) / (len(texts) - 1) * sum(o * o for o in off)) / moved
+    without = [(sum(both) - b) / (whole - a) for b, a in zip(both, alone, strict=True)]
+    mean, count = sum(without) / len(without), len(without)
+    return sum(both) / whole, math.sqrt((count - 1) / count * sum((w - mean) ** 2 for w in without))
 
 
 def _head(values: Sequence[Sequence[float]]) -> str:

@@ -28,6 +28,8 @@ class Protocol:
         title: What reports call that figure.
         named_by: The column that names a row; rows without one are named after what they say.
         results: Folders that the authors' scripts leave beside the items, and that hold none.
+        counted: The outcome whose share of all answers is the headline, or what it leaves of 1; None where there is
+            none.
         honesty: Whether outcomes are lies or honest answers, with matched controls beside them.
         capability: Whether it measures what a policy can do.
         texts_compared: Whether an answer is compared with the text of a belief: the first elicitation, which nobody
@@ -40,6 +42,7 @@ class Protocol:
     title: ClassVar[str]
     named_by: ClassVar[str | None] = None
     results: ClassVar[tuple[str, ...]] = ()
+    counted: ClassVar[str | None] = None
     honesty: ClassVar[bool] = False
     capability: ClassVar[bool] = False
     texts_compared: ClassVar[bool] = False

@@ -48,6 +48,7 @@ class DeceptionBench(Protocol):
     name = "deceptionbench"
     headline = "deception_rate"
     title = "Deception rate over answers with reasoning"
+    counted = "lie"
     honesty = True
     texts_compared = True
     reasons = True

@@ -56,6 +56,7 @@ class LmEval(Protocol):
 
     name = "harness"
     title = "Accuracy"
+    counted = "correct"
     capability = True
 
     def settle(self, outcome: Outcome, rule: str) -> None:

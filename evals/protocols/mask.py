@@ -44,6 +44,7 @@ class Mask(Protocol):
     title = "Honesty score"
     named_by = "task_id"
     results = ("responses", "evaluated", "metrics")
+    counted = "lie"
     honesty = True
 
     def read_item(self, where: str, row: dict[str, Any], suite: str, source: str) -> Item:

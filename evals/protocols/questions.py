@@ -23,6 +23,7 @@ class Questions(Protocol):
 
     name = "questions"
     headline = "accuracy"
+    counted = "correct"
     title = "Accuracy"
     capability = True
 

@@ -18,7 +18,7 @@ class Request:
     """A request that an engine served.
 
     Attributes:
-        policy: Whom it was asked of.
+        policy: The policy that was asked.
         kind: `reply` or `choose`.
         prompt: Token ids.
         cached: How many of them the engine did not have to compute, as an earlier request began with the same.

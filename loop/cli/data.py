@@ -49,7 +49,7 @@ def data(
         str | None,
         typer.Option(
             help="reward or rating, the mean rating of the replies: lowest first. -reward or -rating: highest first. "
-            "With --by a column, for example -share."
+            "With --by one of the figures, for example -share."
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most of them. Default: 20 in the table, else all.")] = None,
@@ -60,8 +60,8 @@ def data(
         list[str] | None,
         _instead(
             "--by",
-            "Count them by arm, round, kind or scenario, or their replies by verdict, of which --verdict shows one. "
-            "May be given several times.",
+            "Count them by arm, round, kind or scenario, or their replies by verdict; --verdict then keeps one of "
+            "these. May be given several times.",
         ),
     ] = None,
     export: Annotated[

@@ -543,8 +543,10 @@ class RunConfig(Settings):
             return self.assistant.sync
         if self.trainer.lora is None:
             return "merged"
+        if self.assistant.gpus or ties_embeddings(self.model):
+            return "lora"
         tiny = self.model == SCRIPTED or home_of(self.model) is not None
-        return "merged" if tiny and self.assistant.gpus == 0 and not ties_embeddings(self.model) else "lora"
+        return "lora" if "base" in self.played and not tiny else "merged"
 
     def for_arm(self, arm: ArmSettings) -> RunConfig:
         """The config with the arm's own settings in place."""

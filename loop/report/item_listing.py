@@ -16,7 +16,7 @@ from rich.text import Text
 from evals.stats.intervals import Share
 from loop.config.schema import RunConfig
 from loop.report.filters import QueryError, known
-from loop.report.items import Item, ItemQuery, OutcomeIndex, Policy, title
+from loop.report.items import Comparison, Item, ItemQuery, OutcomeIndex, Policy, title
 from loop.report.listing import PIPE_WIDTH, clean
 from loop.rundir import RunDir
 
@@ -114,34 +114,35 @@ def _print_comparison(
 ) -> None:
     """The second policy against the first, in every suite or one."""
     _know_condition(index, condition)
-    rows, (first, second) = [], policies
-    for name in [suite] if suite else index.suites:
-        found = index.compare(name, first, second, condition)
-        if found is not None:
-            shares = [index.share(name, policy, condition) for policy in policies]
-            rows.append((name, index.measured(name), shares, found))
+    first, second = policies
+    found = {name: index.compare(name, first, second, condition) for name in ([suite] if suite else index.suites)}
+    rows = {name: of for name, of in found.items() if isinstance(of, Comparison)}
+    unsaid = {name: of for name, of in found.items() if isinstance(of, str)}
     if as_json:
         made = [
-            {"suite": name, "outcome": of, "condition": condition or index.scored(name)}
-            | {"first": _facts(shares[0]), "second": _facts(shares[1]), **asdict(found)}
-            for name, of, shares, found in rows
+            {"suite": name, "outcome": of.outcome, "condition": condition or index.scored(name)}
+            | {"first": of.first, "second": of.second, **asdict(of.paired)}
+            for name, of in rows.items()
         ]
-        print(json.dumps({"first": "{}/{}".format(*first), "second": "{}/{}".format(*second), "suites": made}))
+        names = {"first": "{}/{}".format(*first), "second": "{}/{}".format(*second)}
+        print(json.dumps(names | {"suites": made, "not_compared": unsaid}))
         return
-    if not rows:
-        console.print("the two have no item in common")
-        return
-    names = [f"{arm} {version}, %" for arm, version in policies]
-    table = _table("suite", "share of", *names, "difference", "p", "more often", "less often", "items", right=7)
-    for name, of, shares, found in rows:
-        apart = f"{100 * found.difference:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-        counts = [f"{n:,}" for n in (found.gained, found.lost, found.n)]
-        table.add_row(name, of, *map(_percent, shares), apart, f"{found.p:.2g}", *counts)
-    console.print(table)
-    console.print(
-        "Intervals hold 95 % over clusters of items, for these two policies; p is not corrected, so a comparison that "
-        "was picked among many has to be repeated (docs/statistics.md)."
-    )
+    if rows:
+        names = [f"{arm} {version}, %" for arm, version in policies]
+        table = _table("suite", "share of", *names, "difference", "p", "more often", "less often", "items", right=7)
+        for name, of in rows.items():
+            p = of.paired
+            apart = f"{100 * p.difference:+.1f} [{100 * p.low:+.1f}, {100 * p.high:+.1f}]"
+            shares = [f"{100 * share:.1f}" for share in (of.first, of.second)]
+            table.add_row(name, of.outcome, *shares, apart, f"{p.p:.2g}", f"{p.gained:,}", f"{p.lost:,}", f"{p.n:,}")
+        console.print(table)
+        console.print(
+            "Over the items that both answered, each counted once. Intervals hold 95 % over clusters of items, for "
+            "these two policies; p is not corrected, so a comparison that was picked among many has to be repeated "
+            "(docs/statistics.md)."
+        )
+    for name, why in unsaid.items():
+        console.print(f"{name}: {why}")
 
 
 def _facts(found: Share | None) -> dict[str, Any] | None:

@@ -86,6 +86,21 @@ def _change(outcomes: dict[Policy, list[str]], arm: str, change: str) -> bool:
     return before in first and after not in first and after in last and before not in last
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Two policies on the items that they have in common.
+
+    Attributes:
+        outcome: What is counted.
+        first, second: Its share of their answers, each item counted once.
+    """
+
+    outcome: str
+    first: float
+    second: float
+    paired: Paired
+
+
 class OutcomeIndex:
     """The outcomes of every policy that has been asked everything.
 
@@ -161,37 +176,51 @@ class OutcomeIndex:
         return found
 
     def measured(self, suite: str) -> str | None:
-        """The outcome whose share is the figure of a suite: lies, or correct answers; None where it has neither."""
-        if PROTOCOLS[self.protocols[suite]].honesty:
-            return "lie"
-        return "correct" if "correct" in self.outcomes(suite) else None
+        """The outcome whose share is the figure of a suite, such as lies; None where its figure is another."""
+        return PROTOCOLS[self.protocols[suite]].counted
 
     def share(self, suite: str, policy: Policy, condition: str | None = None) -> Share | None:
         """The share of a policy's answers that came to the outcome `measured`, with its interval over clusters; answers
-        that failed are left out. None where there are none.
+        that failed are left out. None where none is left, or more failed than `evals.max_error_share`.
 
         Args:
             condition: As of `counts`.
         """
+        if self.refused(suite, policy, condition):
+            return None
         hits = self._hits(suite, policy, condition)
         clusters = [self.suites[suite][name].about["cluster"] for name, of in hits.items() for _ in of]
         return share([hit for of in hits.values() for hit in of], clusters)
 
-    def compare(self, suite: str, first: Policy, second: Policy, condition: str | None = None) -> Paired | None:
-        """How one policy differs from another in the share of `measured`, over the items that neither failed. None
-        where there are none.
+    def refused(self, suite: str, policy: Policy, condition: str | None = None) -> bool:
+        """Whether so many of a policy's answers failed that there is no score (`evals.max_error_share`)."""
+        outcomes = self.counts(suite, condition)[policy]
+        arm = next(a for a in self._config.arms if a.name == policy[0])
+        return outcomes["error"] > self._config.for_arm(arm).evals.max_error_share * outcomes.total()
+
+    def compare(self, suite: str, first: Policy, second: Policy, condition: str | None = None) -> Comparison | str:
+        """How one policy differs from another in the share of `measured`, over items of which both have an answer that
+        did not fail; or why that cannot be said.
 
         Args:
             condition: As of `counts`.
         """
-        mean = [
+        if (measured := self.measured(suite)) is None:
+            return "its figure is not the share of one outcome"
+        for arm, version in (first, second):
+            if self.refused(suite, (arm, version), condition):
+                return f"too many answers of {arm} {version} failed (evals.max_error_share)"
+        means = [
             {name: sum(of) / len(of) for name, of in self._hits(suite, policy, condition).items()}
             for policy in (first, second)
         ]
+        common = means[0].keys() & means[1].keys()
         try:
-            return paired(*mean, {name: item.about["cluster"] for name, item in self.suites[suite].items()})
+            found = paired(*means, {name: item.about["cluster"] for name, item in self.suites[suite].items()})
         except ComparisonError:
-            return None
+            return "the two have no item in common"
+        shares = [sum(of[name] for name in common) / len(common) for of in means]
+        return Comparison(measured, *shares, found)
 
     def _hits(self, suite: str, policy: Policy, condition: str | None) -> dict[str, list[bool]]:
         """By item, which of a policy's answers came to `measured`."""

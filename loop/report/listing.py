@@ -24,6 +24,7 @@ from loop.config.schema import RunConfig
 from loop.report.chats import HOLDS, NO_VERDICT, WRITERS, write_file
 from loop.report.filters import BY_REPLY, GROUPS, Query, QueryError, known
 from loop.report.query import (
+    MEANS,
     SORTS,
     RoundReader,
     Tally,
@@ -236,7 +237,9 @@ def answer(
             raise QueryError("--by counts conversations; to see the replies with a --verdict, add --by verdict")
         query = replace(query, verdict=None)
     if by and sort:
-        known("--sort", [sort], [sign + name for name in group_figures(by) for sign in ("", "-")])
+        figures = group_figures(by)
+        names = [*figures, *(short for short, name in MEANS.items() if name in figures)]
+        known("--sort", [sort], [sign + name for name in names for sign in ("", "-")])
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False, emoji=False, highlight=False)
     asked = plans(config, query)
     if verify:
@@ -285,6 +288,8 @@ def answer(
         print(json.dumps(counts | {"groups" if by else "shown": rows}))
     elif not tally.trajectories:
         print(f"none of {looked_at:,} trajectories matches" if looked_at else "no trajectory is there yet")
+    elif by and not groups:
+        print(f"none of the replies in {tally} has this verdict")
     elif by:
         _print_groups(rows, by, console)
         print(f"counted {tally}{f'; shown {len(rows)} of {len(groups)} rows' * (len(rows) < len(groups))}")

@@ -222,6 +222,10 @@ def grouped(tables: Iterable[pa.Table], by: Sequence[str]) -> list[dict[str, Any
     return sorted(rows, key=lambda r: (-r["conversations"], *(str(r[name]) for name in by)))
 
 
+MEANS = {"rating": "mean_rating", "reward": "mean_reward"}
+"""What the columns of groups are called that lists of conversations sort by."""
+
+
 def group_figures(by: Sequence[str]) -> tuple[str, ...]:
     """What is counted of each group, as `grouped` or `replies_by` names it."""
     if BY_REPLY in by:
@@ -234,7 +238,7 @@ def in_order(groups: list[dict[str, Any]], sort: str | None) -> list[dict[str, A
     come last. None leaves them as they are."""
     if sort is None:
         return groups
-    name, sign = sort.removeprefix("-"), -1 if sort.startswith("-") else 1
+    name, sign = MEANS.get(sort.removeprefix("-"), sort.removeprefix("-")), -1 if sort.startswith("-") else 1
     return sorted(groups, key=lambda g: (g[name] is None, sign * (g[name] or 0)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import threading
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -32,6 +33,9 @@ SUSPICIOUS = ("contradicts", "validates")
 """Of these, those that make a trajectory suspicious."""
 
 
+_WRITING = threading.Lock()
+
+
 def write_summary(
     out: RunDir, config: RunConfig, status: str, engine: str | None = None, again: bool = False
 ) -> dict[str, Any]:
@@ -41,16 +45,17 @@ def write_summary(
         engine: Name and version of the engine; where it is not given, the one recorded before stays.
         again: Read the trajectories of finished rounds again instead of the figures kept of them.
     """
-    summary = {
-        "run": config.name,
-        "status": status,
-        "engine": engine or read_json(out.summary).get("engine"),
-        "arms": [arm_summary(out, config.for_arm(arm), arm, again) for arm in config.arms],
-        "prices": {name: price.model_dump() for name, price in config.prices.items() if price},
-        "budget": config.budget,
-        "changes": read_json(out.changes) or [],
-    }
-    write_json(out.summary, summary)
+    with _WRITING:  # arms side by side; the later one knows more
+        summary = {
+            "run": config.name,
+            "status": status,
+            "engine": engine or read_json(out.summary).get("engine"),
+            "arms": [arm_summary(out, config.for_arm(arm), arm, again) for arm in config.arms],
+            "prices": {name: price.model_dump() for name, price in config.prices.items() if price},
+            "budget": config.budget,
+            "changes": read_json(out.changes) or [],
+        }
+        write_json(out.summary, summary)
     return summary
 
 

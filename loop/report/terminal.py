@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -133,7 +134,8 @@ class Stages:
         self._log = log
         self._verbose = verbose
         self._stages: list[Stage] = []
-        self._stopping = self._halted = False
+        self._stopping = False
+        self._own = threading.local()
         self.live = console.is_terminal
         self.progress = Progress(
             SpinnerColumn(),
@@ -171,13 +173,14 @@ class Stages:
             self._stopping = True
             raise Stopped
 
-    def halt(self, on: bool = True) -> None:
-        """Have every thread that shows progress end as if it were stopped, as another one failed; or no longer."""
-        self._halted = on
+    def end_with(self, end: threading.Event) -> None:
+        """Have this thread end as if it were stopped, once an event is set."""
+        self._own.end = end
 
     def heed(self) -> None:
-        """Raise `Stopped` where it was lost, or where another thread failed."""
-        if self._stopping or self._halted:
+        """Raise `Stopped` where it was lost, or where this thread is to end."""
+        end = getattr(self._own, "end", None)
+        if self._stopping or (end is not None and end.is_set()):
             raise Stopped
 
     def say(self, text: str) -> None:

@@ -4,7 +4,7 @@ is on disk."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from actors.scripted import SCRIPTED
@@ -261,7 +261,8 @@ def _machine(out: RunDir, summary: dict) -> Iterator[Threat]:
                     proved += 1
                     if error / moved > ROUNDING:
                         apart.append((error / moved, f"{arm['name']} {entry['policy']}"))
-                    alike += not Proof(**replica).tells_apart
+                    known = {f.name: replica[f.name] for f in fields(Proof) if f.name in replica}
+                    alike += "error_to_parent" in known and not Proof(**known).tells_apart
     if apart:
         most, name = max(apart)
         named = list(dict.fromkeys(n for _, n in apart))
@@ -275,9 +276,9 @@ def _machine(out: RunDir, summary: dict) -> Iterator[Threat]:
         )
     if alike:
         yield Threat(
-            "Policies too near to their parents",
-            f"Of {proved} deliveries {alike} could not be told from the policy before: training moved it by less than "
-            "the probe can see.",
+            "Policies too close to their parents",
+            f"For {alike} of {proved} engines the proof of delivery could not tell the policy from its parent, as "
+            "training moved it by less than the probe can see.",
         )
     if len(engines) > 1:
         yield Threat("Several engines", f"Policies were served by {' and '.join(sorted(engines))}.")

@@ -23,10 +23,10 @@ from loop.sweep.sharing import take_over_base
 from loop.sweep.spec import SweepRun
 
 CORES_A_RUN = 2
-"""Cores that a run on CPUs gets: engine and trainer take turns, and two processes that compute on the same cores slow
-each other down far more than twofold."""
+"""Cores that a run on CPUs gets for each arm that is at work: engine and trainer take turns, and two processes that
+compute on the same cores slow each other down far more than twofold."""
 GIB_A_RUN = 8
-"""Free memory that a run on CPUs is given, for two engines and a trainer."""
+"""Free memory that a run on CPUs is given for each arm that is at work, for two engines and a trainer."""
 SCRIPTED_GIB = 1.5
 """The same for a run whose models are scripted."""
 POLL_SECONDS = 0.5
@@ -108,8 +108,9 @@ def _fit_machine(config: RunConfig, machine: Machine, gpus_each: int) -> int:
     if gpus_each:
         return max(1, min(len(machine.gpus) // gpus_each, len(machine.cores) // _cores_needed(config)))
     scripted = config.model == SCRIPTED
-    by_cores = len(machine.cores) // max(_cores_needed(config), 1 if scripted else CORES_A_RUN)
-    return max(1, min(by_cores, int(machine.gib / (SCRIPTED_GIB if scripted else GIB_A_RUN))))
+    sets = config.side_by_side
+    by_cores = len(machine.cores) // max(_cores_needed(config), sets * (1 if scripted else CORES_A_RUN))
+    return max(1, min(by_cores, int(machine.gib / (sets * (SCRIPTED_GIB if scripted else GIB_A_RUN)))))
 
 
 def _cores_needed(config: RunConfig) -> int:

@@ -64,17 +64,19 @@ def test_arms_at_once_find_what_arms_in_turn_find(untouched, life):
     assert len(names) == len(set(names))
     assert {"trainer-0", "trainer-1", "user-pool-3"} <= set(names)
     assert life.wait(300) == 0, life.said()[-3000:]
-    assert "biased begins when benign has held its round 0" in life.said()
+    assert "biased waits for benign" in life.said()
     assert same(life, untouched[1]) == []
 
 
 @pytest.mark.slow
 def test_actors_of_either_arm_may_die(untouched, life):
     life.start()
-    for role in ("trainer", "user pool", "engine", "buffer", "evaluator"):
+    roles = ("trainer", "user pool", "engine", "buffer", "evaluator")
+    for role in roles:
         until(life, lambda: life.stage() not in ("start", "plan"))
-        life.kill(role)
+        until(life, lambda role=role: life.kill(role))
         time.sleep(0.7)
+    assert {role for role, _ in life.kills} == set(roles)
     assert life.wait(300) == 0, life.said()[-3000:]
     same(life, untouched[1])
 

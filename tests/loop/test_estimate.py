@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from transformers import AutoTokenizer
 
 from actors.models.template import ChatTemplate
 from actors.worlds import load_world
@@ -43,6 +44,10 @@ def config(model, **changes):
     return build(raw, "test", RunConfig, changes)
 
 
+APART = {"assistant.sync": "merged"}
+"""Users have an engine of their own."""
+
+
 def checked(config):
     said = []
     fitted(config, config.model, said.append)
@@ -55,12 +60,12 @@ def test_a_run_whose_prompts_fit_is_told_nothing(model):
 
 def test_an_engine_that_is_too_short_is_named_with_its_setting_and_what_would_do(model):
     with pytest.raises(ConfigError) as failed:
-        checked(config(model, **{"users.engine.max_model_len": 512}))
+        checked(config(model, **APART, **{"users.engine.max_model_len": 512}))
     assert str(failed.value).startswith("users.engine.max_model_len 512 is too short: the question that asks the user")
     enough = int(re.search(r"set it to (\d+)", str(failed.value))[1])
-    assert checked(config(model, **{"users.engine.max_model_len": enough})) == []
+    assert checked(config(model, **APART, **{"users.engine.max_model_len": enough})) == []
     with pytest.raises(ConfigError, match=r"users\.engine\.max_model_len"):
-        checked(config(model, **{"users.engine.max_model_len": enough - 64}))
+        checked(config(model, **APART, **{"users.engine.max_model_len": enough - 64}))
 
 
 def test_a_model_that_is_too_short_names_what_can_be_lowered(short):
@@ -75,13 +80,24 @@ def test_items_count_as_well(model):
 
 
 def test_a_cache_that_conversations_drive_each_other_out_of_is_said(model):
-    (line,) = checked(config(model, **{"users.engine.kv_cache_gib": 0.0001}))
+    (line,) = checked(config(model, **APART, **{"users.engine.kv_cache_gib": 0.0001}))
     assert "users.engine.kv_cache_gib" in line
     assert "users.concurrency" in line
 
 
+def test_an_engine_that_serves_both_sides_has_to_hold_both_of_each_conversation(model):
+    template = ChatTemplate(AutoTokenizer.from_pretrained(model))
+    one = config(model, **{"assistant.kv_cache_gib": 0.0001})
+    assert not one.own_base_engine
+    sides = {"assistant"}, {"user", "rater"}
+    longest = [conversation_needs(one, template, of, tried=3).longest[0] for of in sides]
+    (line,) = checked(one)
+    assert f"8 conversations side by side may need {8 * sum(longest):,}, so prompts will be computed again" in line
+    assert "assistant.kv_cache_gib" in line
+
+
 def test_a_cache_without_a_size_holds_the_conversations_side_by_side(model):
-    made = fitted(config(model), model, pytest.fail)
+    made = fitted(config(model, **APART), model, pytest.fail)
     assert (made.assistant.kv_cache_gib, made.users.engine.kv_cache_gib) == (1, 1), "a tiny model needs no more"
     given = fitted(config(model, **{"assistant.kv_cache_gib": 3}), model, pytest.fail)
     assert given.assistant.kv_cache_gib == 3

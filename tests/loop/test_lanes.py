@@ -78,8 +78,30 @@ def test_a_stop_ends_them_all(ui):
     assert len(ended) == 2
 
 
+def test_one_that_does_not_look_is_left_behind_and_ends_when_it_does(ui, monkeypatch):
+    monkeypatch.setattr("loop.lanes.END_SECONDS", 0.2)
+    goes_on, ended = threading.Event(), []
+
+    def stuck():
+        goes_on.wait(10)
+        busy(ui, ended)
+
+    def fails():
+        raise ValueError("no rows")
+
+    with pytest.raises(ValueError, match="no rows"):
+        side_by_side([stuck, fails], ui)
+    ui.heed()  # whoever comes after it is not stopped
+    side_by_side([ui.heed, ui.heed], ui)
+    goes_on.set()
+    deadline = time.monotonic() + 10
+    while not ended and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert ended == ["arms-0"]
+
+
 def test_arms_begin_in_their_order(ui):
-    turns, began = Turns(["a", "b", "c"]), []
+    turns, began = Turns({"a": [], "b": ["a"], "c": ["a", "b"]}), []
 
     def arm(name):
         with turns.over_at_last(name):
@@ -91,15 +113,28 @@ def test_arms_begin_in_their_order(ui):
     assert began == ["a", "b", "c"]
 
 
+def test_arms_with_nothing_in_common_wait_for_nobody(ui):
+    Turns({"a": [], "b": []}).wait_for("b", ui)
+
+
 def test_an_arm_that_fails_keeps_nobody_waiting(ui):
-    turns = Turns(["a", "b"])
+    turns, went_on = Turns({"a": [], "b": ["a"]}), []
     with pytest.raises(ValueError, match="no rows"), turns.over_at_last("a"):
         raise ValueError("no rows")
-    turns.wait_for("b", ui)
+
+    def waits():
+        turns.wait_for("b", ui)
+        went_on.append("b")
+
+    other = threading.Thread(target=waits, daemon=True)
+    other.start()
+    other.join(5)
+    assert went_on == ["b"]
 
 
 def test_who_waits_for_a_turn_can_be_stopped(ui):
-    turns = Turns(["a", "b"])
-    ui.halt()
+    turns = Turns({"a": [], "b": ["a"]})
+    with pytest.raises(Stopped):
+        ui.stop()
     with pytest.raises(Stopped):
         turns.wait_for("b", ui)

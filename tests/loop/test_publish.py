@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from loop.publish import PolicyDelivery, deliver
+from loop.publish import PolicyDelivery, _parent, deliver
+from loop.rundir import RunDir
 from trainers.policy import DeliveryError
 
 BASE, NEW = [[-1.0, -2.0]], [[-0.5, -1.0]]
@@ -63,8 +64,9 @@ def delivered(monkeypatch):
     monkeypatch.setattr("loop.publish.fetch", lambda work: work)
     monkeypatch.setattr("loop.publish.read_lineage", lambda folder: Read)
 
-    def make(delivery, *replicas, trainer=None):
-        return deliver(delivery, Remote(trainer or Trainer()), [Remote(r) for r in replicas], tolerance=0.2)
+    def make(delivery, *replicas, trainer=None, tolerance=0.2, before=None):
+        handles = [Remote(r) for r in replicas]
+        return deliver(delivery, Remote(trainer or Trainer()), handles, tolerance, before and [before] * len(handles))
 
     return make
 
@@ -97,3 +99,24 @@ def test_the_base_comes_back_without_adapters_or_with_its_own_weights(delivered,
 def test_a_replica_that_still_serves_the_parent_stops_the_run(delivered):
     with pytest.raises(DeliveryError, match="candor/policy-1 is not what the engine serves"):
         delivered(PolicyDelivery(1, Path("/p/1"), "base", "lora", None), Replica(), Replica(stuck=True))
+
+
+def test_a_replica_that_still_serves_the_parent_is_found_within_a_wide_tolerance_too(delivered, monkeypatch):
+    """Bases and policies that are as near to each other as engine and trainer are."""
+    near = [[-0.98, -2.02]]
+    monkeypatch.setattr(
+        "loop.publish.read_lineage", lambda folder: type("Near", (), {"probe": near, "probe_parent": BASE})
+    )
+    stuck, policy = Replica(stuck=True), PolicyDelivery(1, Path("/p/1"), "base", "lora", None)
+    stuck.prompt_logprobs = lambda *_: [[-1.02, -1.99]]
+    assert not delivered(policy, stuck).proofs[0].tells_apart
+    with pytest.raises(DeliveryError, match="to the last digit"):
+        delivered(policy, stuck, before=[[-1.02, -1.99]])
+
+
+@pytest.mark.parametrize(("parents", "serves"), [([], "a/0"), (["policies/a/1", "policies/a/2"], "a/2")])
+def test_the_parent_is_the_policy_that_a_training_began_with(tmp_path, monkeypatch, parents, serves):
+    monkeypatch.setattr("loop.publish.read_lineage", lambda folder: type("Of", (), {"parents": parents}))
+    arm = type("Arm", (), {"name": "a", "out": RunDir(tmp_path)})
+    assert _parent(arm, 3) == serves
+    assert _parent(arm, 0) is None

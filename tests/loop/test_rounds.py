@@ -233,11 +233,13 @@ class AllActors(Supervisor):
 def several(tmp_path, monkeypatch):
     """Holds three arms, of which some fail; returns those that were entered and what the supervisor was told."""
 
-    def run(failing, error, keep_going):
+    def run(failing, error, keep_going, at_once=1):
         arms = [{"name": name, "biased_ratio": 0.5} for name in "abc"]
-        config = build({"name": "r", "model": "scripted", "arms": arms, "evals": {"suites": []}}, "test")
+        raw = {"name": "r", "model": "scripted", "arms": arms, "evals": {"suites": []}}
+        more = {"models": {"other": {"kind": "engine", "model": "scripted"}}, "cluster": {"arms_at_once": at_once}}
+        config = build(raw | more, "test")
         out, entered, supervisor = RunDir(tmp_path / "run"), [], AllActors()
-        out.root.mkdir()
+        out.root.mkdir(exist_ok=True)
         out.pin_model("scripted")
 
         def run_arm(arm, turns):
@@ -257,6 +259,30 @@ def several(tmp_path, monkeypatch):
         return entered, supervisor.told, None, read_json(out.summary)["status"]
 
     return run
+
+
+@pytest.mark.parametrize("keep_going", [False, True])
+def test_arms_side_by_side_are_each_entered_once(several, keep_going):
+    wrong = ValueError("nothing to be trained on")
+    entered, told, raised, status = several("b", wrong, keep_going, at_once=2)
+    assert raised is wrong
+    assert len(set(entered)) == len(entered)
+    assert ("c" in entered) >= keep_going
+    assert told.count("stop") == 2, "each set of actors"
+    assert told.count("begin anew") == keep_going
+    assert status == "running"
+    assert several("", wrong, keep_going, at_once=3)[3] == "finished"
+
+
+def test_an_arm_waits_for_those_of_which_it_takes_something_over():
+    arms = [
+        {"name": "a", "biased_ratio": 0.0},
+        {"name": "b", "biased_ratio": 0.5},
+        {"name": "told", "biased_ratio": 0.5, "set": {"conversation.turns": 1, "evals.mask.items": 10}},
+        {"name": "asked", "biased_ratio": 0.5, "set": {"evals.mask.items": 10}},
+    ]
+    config = build({"name": "r", "model": "scripted", "arms": arms}, "test")
+    assert rounds._in_common(config) == {"a": [], "b": ["a"], "told": [], "asked": ["a", "b", "told"]}
 
 
 def test_an_arm_that_fails_ends_a_run(several):

@@ -79,7 +79,7 @@ def test_what_a_run_took_says_what_of_evaluations_and_of_arms_side_by_side_is_me
     took = {"start": 10.0, "rollout": 30.0, "evaluate": 20.0, "train": 0.0}
     assert timing.told(took) == "60 s: start 10 s, rollout 30 s, evaluate (beyond rollouts) 20 s"
     assert timing.told(took | {"rollout": 0.0}) == "30 s: start 10 s, evaluate 20 s"
-    assert timing.told(took, at_once=2).startswith("60 s in all arms together, which overlap: start 10 s")
+    assert timing.told(took, at_once=2).startswith("60 s summed over arms that overlapped: start 10 s")
 
 
 def test_arms_side_by_side_tell_nothing_about_those_that_take_turns(tmp_path):

@@ -1,3 +1,5 @@
+import threading
+
 import pytest
 
 from actors.storage.files import whole_file, whole_folder
@@ -32,3 +34,25 @@ def test_a_file_that_fails_leaves_the_older_one(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         write(tmp_path / "new" / "a", b"half", fails=True)
     assert [p.read_bytes() for p in (tmp_path / "new").iterdir()] == [b"old"]
+
+
+def test_threads_that_write_the_same_file_leave_one_of_their_contents(tmp_path):
+    path, contents = tmp_path / "summary.json", [bytes([65 + n]) * 200_000 for n in range(4)]
+    failed = []
+
+    def write(content):
+        try:
+            for _ in range(20):
+                with whole_file(path, flush_name=False) as file:
+                    file.write(content)
+                assert path.read_bytes() in contents
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(c,)) for c in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert list(tmp_path.iterdir()) == [path]

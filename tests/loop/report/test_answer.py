@@ -102,7 +102,7 @@ def test_threats_are_found_where_they_are(tmp_path):
     evaluate(out, "biased", 1, 90, control_lies=20, correct=40)
     write_json(out.timing, {"starts": 2})
     near = {"error": 0.3, "error_to_parent": 0.4, "moved": 0.5}
-    proof = {"engine": "e", "replicas": [near, near | {"along": 0.8, "along_se": 0.05}]}
+    proof = {"engine": "e", "replicas": [near, near | {"along": 0.8, "along_se": 0.05, "changed": 0.3}]}
     write_json(out.delivery("biased", 1), proof)
     write_summary(out, config, "finished")
     low = {"rubric": "stated", "what": "Krippendorff's alpha", "between": "a, b", "value": 0.4, "n": 30}
@@ -113,7 +113,7 @@ def test_threats_are_found_where_they_are(tmp_path):
     assert "0.40 over 30 texts" in found["Low agreement"]
     assert "started 2 times" in found["Continued run"]
     assert "rounding as usual: biased 1; most for biased 1, by 60 %" in found["Engine and trainer differ"]
-    assert "Of 2 deliveries 1 could not be told" in found["Policies too near to their parents"]
+    assert "For 1 of 2 engines" in found["Policies too close to their parents"]
 
 
 def test_users_out_of_role_are_counted_over_the_whole_run():

@@ -41,9 +41,10 @@ def test_any_two_policies_are_compared_item_by_item(run):
     """Of the items under pressure, a and c/1, biased 1 lies about c/1, and nobody else does."""
     of = json.loads(items(run.out.root, "--compare", "benign/2", "biased/1", "--json").stdout)
     (mask,) = of.pop("suites")
-    assert of == {"first": "benign/2", "second": "biased/1"}
+    assert (of["first"], of["second"]) == ("benign/2", "biased/1")
     assert (mask["outcome"], mask["condition"], mask["n"]) == ("lie", "pressure", 2)
-    assert (mask["first"]["value"], mask["second"]["value"], mask["difference"]) == (0, 0.5, 0.5)
+    assert (mask["first"], mask["second"], mask["difference"]) == (0, 0.5, 0.5)
+    assert of.pop("not_compared") == {}
     assert (mask["gained"], mask["lost"]) == (1, 0)
     by_hand = paired({"a": 0.0, "c/1": 0.0}, {"a": 0.0, "c/1": 1.0}, {"a": "a", "c/1": "c/1"})
     assert (mask["low"], mask["high"], mask["p"]) == pytest.approx((by_hand.low, by_hand.high, by_hand.p))
@@ -56,6 +57,18 @@ def test_any_two_policies_are_compared_item_by_item(run):
     table = items(run.out.root, "--compare", "benign/2", "biased/1", "--suite", "mask").stdout.splitlines()
     assert table[1].split()[:2] == ["mask", "lie"]
     assert "+50.0 [" in table[1]
+
+
+def test_where_too_many_answers_failed_there_is_no_share_and_no_comparison(tmp_path, monkeypatch):
+    monkeypatch.setitem(FATES, "a", {"benign": ("honest",) * 3, "biased": ("honest", "error", "error")})
+    run = evaluated(tmp_path / "failed")
+    rows = {(r["arm"], r["policy"]): r["share"] for r in json.loads(items(run.out.root, "--json").stdout)["counts"]}
+    assert rows["biased", 1] is None
+    assert rows["biased", 0]["value"] == 0
+    asked = (run.out.root, "--compare", "benign/1", "biased/1")
+    said = "too many answers of biased 1 failed (evals.max_error_share)"
+    assert json.loads(items(*asked, "--json").stdout)["not_compared"] == {"mask": said}
+    assert items(*asked).stdout == f"mask: {said}\n"
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,10 @@ def test_replies_are_counted_by_verdict_with_their_share_of_those_that_are_other
         key: of for key, of in found.items() if key[1] == "help"
     }, "shares are of all replies"
     assert [g["share"] for g in helped] == sorted((g["share"] for g in helped), reverse=True)
+    best = candor(run.out.root, "--by", "kind", "--sort", "-rating", "--json").stdout
+    assert best == candor(run.out.root, "--by", "kind", "--sort", "-mean_rating", "--json").stdout
+    nobody = candor(run.out.root, "--by", "verdict", "--verdict", "challenge").stdout
+    assert nobody.startswith("none of the replies in ")
     table = candor(run.out.root, "--no-errors", "--by", "verdict").stdout
     assert table.splitlines()[0].split() == ["verdict", "replies", "share", "mean", "rating"]
 
@@ -248,7 +252,7 @@ def test_an_export_replaces_nothing(run, tmp_path):
         (["--by", "arm", "--verify"], "--verify and --by do not go together"),
         (["--by", "arm", "--verdict", "help"], "to see the replies with a --verdict, add --by verdict"),
         (["--by", "arm", "--sort", "share"], "--sort share: unknown; known: conversations, -conversations, excluded"),
-        (["--by", "verdict", "--sort", "reward"], "--sort reward: unknown; known: replies, -replies, share, -share"),
+        (["--by", "verdict", "--sort", "reward"], "--sort reward: unknown;"),
         (["--show", "a", "--limit", "3"], "--show and --limit do not go together"),
         (["--verify", "--limit", "3"], "--verify and --limit do not go together"),
         (["--min-reward", "3", "--max-reward", "2"], "no reward lies between them"),
