@@ -148,10 +148,11 @@ _put_into_a_slot = LoRAModelManager.activate_adapter
 
 
 def _activate(manager: LoRAModelManager, lora_id: int) -> bool:
+    there = lora_id in manager._active_adapters  # as it is for every batch but the first
     try:
         return _put_into_a_slot(manager, lora_id)
     finally:
-        GroupedPunica.loads += 1
+        GroupedPunica.loads += not there
 
 
 LoRAModelManager.activate_adapter = _activate

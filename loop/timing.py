@@ -46,7 +46,7 @@ PROBE = 0.082
 EFFICIENCY = 0.45
 """Part of a machine's speed at multiplying matrices that engines and trainer of a pretrained model reach together."""
 LOAD = 60
-"""Seconds that both engines and the trainer take to load a model of a billion parameters."""
+"""Seconds that engines and trainer take to load a model of a billion parameters."""
 CONTROLS = 5 / 3
 """Items that are asked for each one under pressure, matched controls counted."""
 

@@ -26,7 +26,7 @@ CORES_A_RUN = 2
 """Cores that a run on CPUs gets for each arm that is at work: engine and trainer take turns, and two processes that
 compute on the same cores slow each other down far more than twofold."""
 GIB_A_RUN = 8
-"""Free memory that a run on CPUs is given for each arm that is at work, for two engines and a trainer."""
+"""Free memory that a run on CPUs is given for each arm that is at work, for its engines and a trainer."""
 SCRIPTED_GIB = 1.5
 """The same for a run whose models are scripted."""
 POLL_SECONDS = 0.5

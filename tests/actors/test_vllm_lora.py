@@ -82,6 +82,9 @@ def test_an_adapter_that_takes_the_slot_of_another_is_what_is_served():
     manager._get_lora_layer_weights = lambda model, name: lora
     assert manager.activate_adapter(8)
     assert torch.equal(a[1, 0], lora.lora_a)
+    loads = GroupedPunica.loads
+    assert not manager.activate_adapter(8)
+    assert GroupedPunica.loads == loads, "it is there, and nothing has to be read again"
     after = torch.zeros(2, 8)
     made.add_lora_linear(after, x, (a,), (b,), 1.0, (8,))
     torch.testing.assert_close(after, expected([8, NONE], x, torch.zeros(2, 8), a, b, 1.0))

@@ -1,3 +1,4 @@
+import copy
 import os
 import subprocess
 import sys
@@ -100,12 +101,24 @@ def test_a_range_of_replicas_that_makes_no_sense_is_refused(assistant, told):
         assert told.replace("replicas", words).replace("assistant", role) in str(error.value)
 
 
-def test_rays_own_validation_takes_the_cluster_file():
+@pytest.mark.parametrize("file", ["cluster.yaml", "deploy/ray/gcp.yaml", "deploy/ray/own-machines.yaml"])
+def test_rays_own_validation_takes_the_cluster_files(file):
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
-    validate_config(prepare_config(config))
+    config = yaml.safe_load((ROOT / file).read_text())
+    made = prepare_config(copy.deepcopy(config))
+    validate_config(made)
+    aws = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    for start in ("head_start_ray_commands", "worker_start_ray_commands", "rsync_exclude", "file_mounts"):
+        assert config[start] == aws[start]
+    if config["provider"]["type"] == "local":
+        (machine,) = made["available_node_types"].values()
+        assert machine["min_workers"] == machine["max_workers"] == len(config["provider"]["worker_ips"])
+        return
     assert config["head_node_type"] == "cpu-head"
+    assert {name: t["resources"] for name, t in config["available_node_types"].items()} == {
+        name: t["resources"] for name, t in aws["available_node_types"].items()
+    }
     assert set(config["available_node_types"]) == {"cpu-head", "gpu-worker", "cpu-worker"}
 
 
