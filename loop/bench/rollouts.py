@@ -4,7 +4,8 @@ A real rollout is held by the actors of a run, and its engines record every requ
 same requests again, with the same lengths, all of them known in advance and nobody else at work. The share kept is the
 seconds of the second over the seconds of the first.
 
-Where policies reach the engines as adapters, the assistant's has one, so a policy costs what it costs in a run.
+Where policies reach the engines as adapters, the assistant's has one, so a policy costs what it costs in a run; beside
+it the same is measured of the base as assistant, as in round 0 of a run.
 
 Without `--model` it is the pocket model in its world. With `--widen N` it has N times its feed-forward width; the
 additional weights are zero, so it says the same, and every token costs what it costs in a larger model.
@@ -38,6 +39,8 @@ RUNS, CONVERSATIONS, CONCURRENCY = 3, 72, 24
 """The same for other models, of which a token costs a hundred times as much."""
 RANK = 8
 """Of the adapter that such an assistant has."""
+BASE_ROUNDS = 1000
+"""Rounds from here on have the base as assistant where others have an adapter."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,12 @@ def run(model: str | None = None, world: str | None = None, widen: int = 1) -> d
     wanted = load(model, world, widen)
     with actors_at_work(wanted) as (supervisor, path, folder):
         rounds = track(range(wanted.runs + 1), "rollouts", transient=True)
-        found = [measure(supervisor, folder, r) for r in rounds][1:]  # the first one warms up
+        found, of_base = [], []
+        for r in rounds:
+            found.append(measure(supervisor, folder, r))
+            if assistant_of(supervisor.config) != BASE_POLICY:
+                of_base.append(measure(supervisor, folder, BASE_ROUNDS + r, policy=BASE_POLICY))
+        found, of_base = found[1:], of_base[1:]  # the first ones warm up
         weights, config = parameters(path), supervisor.config
     return {
         "ratio": _median(found, "share"),
@@ -105,6 +113,7 @@ def run(model: str | None = None, world: str | None = None, widen: int = 1) -> d
         "concurrency": config.users.concurrency,
         "parameters": weights,
         **{name: _median(found, name) for name in found[0] if name != "share"},
+        **{f"{name}_of_the_base": _median(of_base, name) for name in ("share", "seconds", "raw_seconds") if of_base},
     }
 
 
@@ -173,14 +182,19 @@ def assistant_of(config: RunConfig) -> str:
     return policy_name(1) if config.sync == "lora" else BASE_POLICY
 
 
-def planned(config: RunConfig, round_: int) -> list[Conversation]:
-    """The conversations of a round."""
-    policy = assistant_of(config)
+def planned(config: RunConfig, round_: int, policy: str | None = None) -> list[Conversation]:
+    """The conversations of a round, with `assistant_of` a run or another policy."""
+    policy = policy or assistant_of(config)
     return [Conversation(**{**vars(c), "policy": policy}) for c in plan_round(config, config.arms[0], round_)]
 
 
-def measure(supervisor: Any, folder: Path, round_: int, replay: bool = True) -> dict[str, float]:
+def measure(
+    supervisor: Any, folder: Path, round_: int, replay: bool = True, policy: str | None = None
+) -> dict[str, float]:
     """One rollout by a run's actors and, unless only its rate is wanted, the replay of its requests.
+
+    Args:
+        policy: The assistant; None takes `assistant_of`.
 
     Returns:
         `share` of raw throughput; seconds, tokens and requests per second of both; for assistant and users the share of
@@ -195,13 +209,13 @@ def measure(supervisor: Any, folder: Path, round_: int, replay: bool = True) -> 
     from actors.storage.store import Store
     from loop.supervisor import fetch
 
-    settings, conversations = supervisor.config, planned(supervisor.config, round_)
+    settings, conversations = supervisor.config, planned(supervisor.config, round_, policy)
     path, store = folder / f"plan-{round_}.arrow", Store(str(folder), f"round-{round_}")
     write_table(path, plan_table(conversations))
     buffer, pool, count = supervisor.buffer.handle, supervisor.pools[0].handle, len(conversations)
     fetch(buffer.open_round.remote(store, RoundPlan(settings.name, settings.arms[0].name, round_, count)))
     engines = list(dict.fromkeys([supervisor.assistants[0].handle, supervisor.base_engines[0].handle]))
-    policy = assistant_of(settings)
+    policy = policy or assistant_of(settings)
     terms = Terms(settings.conversation, settings.rating, settings.judge.contradiction, settings.judge.role_sample)
     fetch([e.record.remote(replay) for e in engines])
 
@@ -216,6 +230,9 @@ def measure(supervisor: Any, folder: Path, round_: int, replay: bool = True) -> 
     by_engine: list[list[Request]] = fetch([e.record.remote(False) for e in engines])
     raw = max(fetch([e.replay.remote(found) for e, found in zip(engines, by_engine, strict=True)]))
     requests = [r for found in by_engine for r in found]
+    whole = {"share": raw / took, **rates, "raw_seconds": raw}
+    if len(engines) == 1 and policy == BASE_POLICY:  # nobody can tell whose a request was
+        return whole
     if len(engines) == 1:
         recorded = {"assistant": [r for r in requests if r.policy == policy]}
         recorded["user"] = [r for r in requests if r.policy != policy]
@@ -230,9 +247,7 @@ def measure(supervisor: Any, folder: Path, round_: int, replay: bool = True) -> 
         "rating": _waited([r for r in recorded["user"] if r.kind == "choose"]),
     }
     return {
-        "share": raw / took,
-        **rates,
-        "raw_seconds": raw,
+        **whole,
         "tokens_per_second": tokens / took,
         "raw_tokens_per_second": tokens / raw,
         "requests_per_second": len(requests) / took,
