@@ -72,7 +72,8 @@ def publish(arm: Arm, r: int) -> None:
     )
     with arm.stage("publish", r, f"publish policy {r}", len(behind), "replicas") as stage:
         engines, tolerance = [a.handle for a in behind], config.assistant.probe_tolerance
-        before = [a.said[1] if a.said and a.said[0] == _parent(arm, r) else None for a in behind]
+        parent = _parent(arm, r)
+        before = [a.said if a.said and a.said[0] == a.serves == parent else None for a in behind]
         report = deliver(delivery, supervisor.trainer.handle, engines, tolerance, before)
         stage.update(len(report.proofs))
     worst = max(report.proofs, key=lambda p: p.error)
@@ -152,27 +153,33 @@ def deliver(
     trainer: Any,
     engines: Sequence[Any],
     tolerance: float,
-    before: Sequence[list[list[float]] | None] | None = None,
+    before: Sequence[tuple[str, list[list[float]]] | None] | None = None,
 ) -> DeliveryReport:
     """Make every engine serve the policy, and prove that its log-probabilities are the trainer's.
 
     Args:
         trainer: Handle of the trainer, who knows the probe texts.
         tolerance: `assistant.probe_tolerance`.
-        before: Of each engine its log-probabilities while it was proved to serve the parent; None where it did not,
-            or where none did.
+        before: Of each engine that serves the parent, which that is and its log-probabilities when that was proved;
+            None for others. They are asked again before the policy comes.
 
     Raises:
         DeliveryError: An engine serves something else.
         ActorGone: One of them died.
     """
     made, name = DeliveryReport(), policy_name(delivery.version)
-    texts = fetch(trainer.probe.remote())
+    texts = trainer.probe.remote()
     if delivery.policy is None:
         expected = parent = fetch(trainer.base_logprobs.remote())
     else:
         lineage = read_lineage(delivery.policy)
         expected, parent = lineage.probe, lineage.probe_parent
+    before = before or [None] * len(engines)
+    again = [
+        was and engine.prompt_logprobs.remote(policy_name(int(Path(was[0]).name)), texts)
+        for engine, was in zip(engines, before, strict=True)
+    ]
+    itself = [was and (was[1], fetch(now)) for was, now in zip(before, again, strict=True)]
     path = delivery.policy
     if delivery.merged is not None:
         with made.timed("merge"):
@@ -190,7 +197,7 @@ def deliver(
     with made.timed("prove"):
         made.served = fetch([e.prompt_logprobs.remote(name, texts) for e in engines])
         made.proofs = [
-            prove(served, expected, parent, tolerance, name, was, texts)
-            for served, was in zip(made.served, before or [None] * len(engines), strict=True)
+            prove(served, expected, parent, tolerance, name, was)
+            for served, was in zip(made.served, itself, strict=True)
         ]
     return made

@@ -358,7 +358,7 @@ class ActorSupervisor(Roster):
         engines = [m.handle for m in self.live_engines]
         fetch([e.sleep.remote() for e in engines])
         for m in self.assistants:
-            m.serves = None
+            m.serves = m.said = None
         try:
             yield
         except Exception:  # but not a stop: the trainer is still at work then, and all are about to end

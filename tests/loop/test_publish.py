@@ -108,10 +108,12 @@ def test_a_replica_that_still_serves_the_parent_is_found_within_a_wide_tolerance
         "loop.publish.read_lineage", lambda folder: type("Near", (), {"probe": near, "probe_parent": BASE})
     )
     stuck, policy = Replica(stuck=True), PolicyDelivery(1, Path("/p/1"), "base", "lora", None)
-    stuck.prompt_logprobs = lambda *_: [[-1.02, -1.99]]
+    stuck.asked = []
+    stuck.prompt_logprobs = lambda name, _: stuck.asked.append(name) or [[-1.02, -1.99]]
     assert not delivered(policy, stuck).proofs[0].tells_apart
     with pytest.raises(DeliveryError, match="to the last digit"):
-        delivered(policy, stuck, before=[[-1.02, -1.99]])
+        delivered(policy, stuck, before=("a/0", [[-1.02, -1.99]]))
+    assert stuck.asked == ["candor/policy-1", "candor/policy-0", "candor/policy-1"]
 
 
 @pytest.mark.parametrize(("parents", "serves"), [([], "a/0"), (["policies/a/1", "policies/a/2"], "a/2")])

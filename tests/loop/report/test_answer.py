@@ -102,7 +102,7 @@ def test_threats_are_found_where_they_are(tmp_path):
     evaluate(out, "biased", 1, 90, control_lies=20, correct=40)
     write_json(out.timing, {"starts": 2})
     near = {"error": 0.3, "error_to_parent": 0.4, "moved": 0.5}
-    proof = {"engine": "e", "replicas": [near, near | {"along": 0.8, "along_se": 0.05, "changed": 0.3}]}
+    proof = {"engine": "e", "replicas": [near, near | {"changed": 0.3, "steady": 0.0}]}
     write_json(out.delivery("biased", 1), proof)
     write_summary(out, config, "finished")
     low = {"rubric": "stated", "what": "Krippendorff's alpha", "between": "a, b", "value": 0.4, "n": 30}
