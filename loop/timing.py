@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.models.hardware import cores
+from actors.models.hardware import cores, fast_dtype
 from actors.scripted import SCRIPTED
 from actors.storage.cache import cache_folder
 from actors.storage.files import whole_file
@@ -43,8 +43,9 @@ END = 5.5
 """Seconds that summary and report take there."""
 PROBE = 0.082
 """Seconds that `speed` measures there."""
-EFFICIENCY = 0.45
-"""Part of a machine's speed at multiplying matrices that engines and trainer of a pretrained model reach together."""
+EFFICIENCY = {"float32": 0.45, "bfloat16": 1.1}
+"""Part of a machine's speed at multiplying matrices of float32 that engines and trainer of a pretrained model reach, by
+the number format in which they run fast there."""
 LOAD = 60
 """Seconds that engines and trainer take to load a model of a billion parameters."""
 CONTROLS = 5 / 3
@@ -94,7 +95,9 @@ def _by_tokens(config: RunConfig, factor: float) -> Expected | None:
     weights = sum(f.stat().st_size for f in folder.glob("*.safetensors")) / 2  # most are kept in 16 bits
     text = shape_of(str(folder)).get_text_config()
     looked_up = 0 if text.tie_word_embeddings else text.vocab_size * text.hidden_size
-    seconds = 2 * (weights - looked_up) * computed_tokens(config, str(folder)) / (EFFICIENCY * flops())
+    seconds = (
+        2 * (weights - looked_up) * computed_tokens(config, str(folder)) / (EFFICIENCY[fast_dtype("cpu")] * flops())
+    )
     return Expected(START * factor + LOAD * weights / 1e9, seconds)
 
 

@@ -38,7 +38,7 @@ def rounded(values, seed, by=0.05):
 
 @pytest.fixture
 def sixteen_bits():
-    """What trainer and engine say of a policy and of its parent, from which training moved it by less than they round."""
+    """What trainer and engine say of a policy and its parent, between which there is less than they round."""
     parent = np.random.default_rng(1).uniform(-4, -0.1, (8, 40))
     policy = parent + np.random.default_rng(2).normal(0, 0.05, parent.shape)
     trainer = {"policy": rounded(policy, 3), "parent": rounded(parent, 4)}
