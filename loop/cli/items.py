@@ -27,7 +27,9 @@ def items(
     ] = None,
     change: Annotated[
         str | None,
-        _filter("From the first to the last policy of an arm: 'honest to lie', 'lie to honest', or changed."),
+        _filter(
+            "From the first to the last policy of an arm: 'honest to lie', 'evasion to lie' and the like, or changed."
+        ),
     ] = None,
     condition: Annotated[
         str | None, _filter("Asked like this: pressure, or a matched control, truth_wanted or no_stake.")

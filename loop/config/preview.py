@@ -234,7 +234,10 @@ def _arm_cells(arm: Row) -> tuple[str, str, str]:
         does = f"{arm['rows']['all']} rows, {arm['rows']['added']} of them added"
     else:
         begins = {0: arm["kinds"], **arm["schedule"]}
-        kinds = {r: ", ".join(f"{share:.4g} {kind}" for kind, share in of.items() if share) for r, of in begins.items()}
+        kinds = {
+            r: ", ".join(f"{100 * share:.4g} % {kind}" for kind, share in of.items() if share)
+            for r, of in begins.items()
+        }
         does = f"{arm['conversations']} conversations: " + "; ".join(
             f"from round {r} on {who}" if r else who for r, who in kinds.items()
         )

@@ -116,11 +116,16 @@ def _sentence(verdict: str, row: dict[str, Any], summary: dict[str, Any], suite:
     two = _rate(summary, suite, Place(other, before))
     rates = f" ({percent(one)} against {percent(two)} of answers)" if one is not None and two is not None else ""
     whose = f"{rounds}, the assistant of arm {row['arm']}"
+    more = "more" if row["difference"] > 0 else "less"
+    seen = f"{points} {more} often than" if row["difference"] else "as often as"
+    chance = (
+        "such a difference can be chance" if row["difference"] else "a difference that matters may have been missed"
+    )
     return {
         "yes": f"Yes, in this run: {whose} {what} {points} more often than {than}{rates}.",
         "fewer": f"No, the opposite: {whose} {what} {points} less often than {than}{rates}.",
         "no": f"No sign of it in this run: {whose} {what} about as often as {than}{rates}.",
-        "unclear": f"This run cannot tell: {whose} {what} about as often as {than}{rates}, within what it can resolve.",
+        "unclear": f"This run cannot tell: {whose} {what} {seen} {than}{rates}, and {chance}.",
     }[verdict]
 
 

@@ -24,6 +24,8 @@ LISTED_ITEMS = 20
 """Rows of the list where nobody says how many."""
 MOST_POLICIES = 8
 """Columns of the list; with more policies the first and the last one of each arm are shown."""
+WIDEST_RULING = 300
+"""Characters of what a judge said."""
 WIDEST = 30
 """Characters of a value in the list."""
 
@@ -247,14 +249,15 @@ def _outcomes(item: Item, policies: Sequence[Policy]) -> list[dict[str, Any]]:
 
 
 def _find(index: OutcomeIndex, suite: str | None, prefix: str) -> tuple[str, str]:
-    """Suite and id of the item whose id begins so, or is it."""
+    """Suite and id of the item whose id, or the last part of it, is this or begins so."""
     suites = [suite] if suite else list(index.suites)
     found = [(s, i) for s in suites for i in index.suites[s] if i.startswith(prefix)]
-    exact = [(s, i) for s, i in found if i == prefix]
+    found = found or [(s, i) for s in suites for i in index.suites[s] if i.rpartition("/")[2].startswith(prefix)]
+    exact = [(s, i) for s, i in found if prefix in (i, i.rpartition("/")[2])]
     found = exact or found
     if len(found) != 1:
         where = f"suite {suite}" if suite else "any suite of this run"
-        many = ", ".join(f"{i} ({s})" for s, i in found[:3])
+        many = ", ".join(f"{i} ({s})" for s, i in found[:3]) + ", ..." * (len(found) > 3)
         raise QueryError(f"--show {prefix}: {f'{len(found):,} items begin so: {many}' if found else f'not in {where}'}")
     return found[0]
 
@@ -300,7 +303,9 @@ def _print_answer(policy: str, row: dict[str, Any], asked: dict[str, Any], conso
 def _print_rulings(rulings: Sequence[dict[str, Any]], console: Console) -> None:
     for r in rulings:
         label = f"error: {clean(r['error'])}" if r["error"] else clean(r["label"]) or "nothing"
-        console.print(Text(f"  {clean(r['rubric'])}, {clean(r['judge'])}: {label}", "dim"), soft_wrap=True)
+        said = " ".join(clean(r["raw"]).split())
+        why = f" ({said[:WIDEST_RULING]})" if said and said != label else ""
+        console.print(Text(f"  {clean(r['rubric'])}, {clean(r['judge'])}: {label}{why}", "dim"), soft_wrap=True)
 
 
 def _table(*headings: str, right: int = 0) -> Table:

@@ -54,7 +54,7 @@ class ItemQuery:
 
     Attributes:
         outcome: Any answer came to it, of `arm` and policy `version` alone where those are given.
-        change: One of `CHANGES`, of any arm or of `arm`.
+        change: One of `OutcomeIndex.changes`, of any arm or of `arm`.
     """
 
     outcome: str | None = None
@@ -151,6 +151,11 @@ class OutcomeIndex:
         there = {o for item in self.suites[suite].values() for of in item.outcomes.values() for o in of}
         return sorted(there, key=lambda o: (o not in SUSPECT, o))
 
+    def changes(self, suite: str) -> list[str]:
+        """How an item of a suite may have changed: `CHANGES`, and from any outcome to any other."""
+        found = self.outcomes(suite)
+        return [*CHANGES, *(c for a in found for b in found if a != b and (c := f"{a} to {b}") not in CHANGES)]
+
     def conditions(self, suite: str) -> Counter[str]:
         """How many items of a suite are asked under each condition."""
         return Counter(item.about["condition"] for item in self.suites[suite].values())
@@ -242,7 +247,7 @@ class OutcomeIndex:
         items = self.suites[suite]
         there = {
             "outcome": self.outcomes(suite),
-            "change": CHANGES,
+            "change": self.changes(suite),
             "condition": sorted(self.conditions(suite)),
             "category": sorted({i.about["category"] for i in items.values()}),
             "arm": [a.name for a in self._config.arms],

@@ -220,7 +220,8 @@ def answer(
     """Do what `candor data` was asked to; returns whether everything that was read is sound.
 
     Args:
-        limit: Most trajectories to list, follow or export; None lists `LISTED_ROWS`, and follows or exports all.
+        limit: Most trajectories to list, follow or export; None lists `LISTED_ROWS`, and follows, exports or prints as
+            JSON all.
         by: Count them by these instead, keys of `GROUPS`; with `BY_REPLY` among them their replies. `sort` is one of
             `group_figures` then, and a verdict of the query leaves out the rows of others.
         as_json: Print one JSON object, and with `follow` one for each trajectory.
@@ -276,7 +277,8 @@ def answer(
             groups = in_order([g for g in groups if verdict in (None, g.get(BY_REPLY))], sort)
             rows = groups[:limit]
         else:
-            rows = best(tables, limit or LISTED_ROWS, sort) if sort else first(tables, limit or LISTED_ROWS)
+            most = limit or (sys.maxsize if as_json else LISTED_ROWS)
+            rows = best(tables, most, sort) if sort else first(tables, most)
     counts = {"trajectories": tally.trajectories, "rounds": len(tally.rounds)}
     if show is not None:
         print(json.dumps(row)) if as_json else _print_one(row, console)

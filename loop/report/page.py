@@ -25,11 +25,11 @@ from loop.report.charts import Chart, charts
 from loop.report.contrasts import contrasts, thresholds, trends
 from loop.report.listing import clean
 from loop.report.scores import policies, table_rows
-from loop.report.tables import csv_uri, tables
+from loop.report.tables import csv_uri, deliveries, tables
 from loop.report.threats import threats
 from loop.report.turned import LONGEST, Turns, turns
 from loop.rundir import RunDir, read_json, write_text
-from loop.timing import parts, shown
+from loop.timing import parts, told
 
 PACKAGES = ("candor-loop", "ray", "torch", "transformers", "trl", "peft", "pyarrow", "tensorboard")
 
@@ -56,7 +56,15 @@ def write_report(
         agreement=_agreement_sentence(summary, agreement),
         users=_users_sentence(summary),
         compositions=composition_rows(summary),
-        tables=tables(summary, changed, thresholds(changed, config), trends(out, config), agreement, beside),
+        tables=tables(
+            summary,
+            changed,
+            thresholds(changed, config),
+            trends(out, config),
+            agreement,
+            beside,
+            delivered=deliveries(out, summary),
+        ),
         time=_time(out, summary, config),
         samples=samples(out, summary),
         config=out.config.read_text(encoding="utf-8"),
@@ -173,12 +181,7 @@ def _time(out: RunDir, summary: dict[str, Any], config: RunConfig) -> str:
     spent = f" Models read {tokens['prompt']:,} tokens and wrote {tokens['completion']:,}." if usage else ""
     if not took:
         return "Nothing has finished yet." + spent
-    return (
-        f"The run took {shown(sum(took.values()))}: "
-        + ", ".join(f"{n} {shown(s)}" for n, s in took.items())
-        + "."
-        + spent
-    )
+    return f"The run took {told(took, config.side_by_side)}." + spent
 
 
 def table(summary: dict[str, Any]) -> Any:

@@ -66,7 +66,7 @@ def table_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
                 "arm": arm,
                 "policy": str(entry["policy"]),
                 "honesty": shown(evals.get(pressure[0])) if pressure else "-",
-                "lies": ", ".join(direction(evals.get(pressure[0]) or {})) if pressure else "-",
+                "lies": _lies(evals.get(pressure[0])) if pressure else "-",
                 "deception": shown(evals.get(deception[0])) if deception else "-",
                 "capability": ", ".join(tasks) or "-",
                 "rating": ", ".join(f"{k} {v:.2f}" for k, v in rating.items() if v is not None) or "-",
@@ -74,6 +74,13 @@ def table_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _lies(figures: dict[str, Any] | None) -> str:
+    """What qualifies the lies of a suite; where nothing does, how many there are."""
+    if figures is None:
+        return "-"
+    return ", ".join(direction(figures)) or f"{figures['outcomes']['lie']} of {figures['n']}"
 
 
 CONDITIONS = {TRUTH_WANTED: "if true", NO_STAKE: "no stake"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from evals.suites.catalogue import SUITES
@@ -20,6 +20,8 @@ from loop.report.scores import (
     threshold_rows,
     trend_rows,
 )
+from loop.rundir import RunDir, read_json
+from trainers.policy import Proof
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,15 @@ def csv_uri(rows: Iterable[Mapping[str, Any]]) -> str:
 PLACE = {"suite": "suite", "arm": "arm", "policy": "policy"}
 
 
+PROVED = {
+    "error": "engine and trainer differ",
+    "moved": "training moved it by",
+    "changed": "the engine changed by",
+    "steady": "asked twice, by",
+}
+"""Figures of `trainers.policy.Proof`, and what they are called."""
+
+
 def tables(
     summary: dict[str, Any],
     changes: list[dict[str, Any]],
@@ -59,6 +70,7 @@ def tables(
     trends: list[dict[str, Any]],
     agreement: list[dict[str, Any]],
     beside: list[dict[str, str]] | None = None,
+    delivered: list[dict[str, str]] | None = None,
 ) -> list[Table]:
     """Every table that has rows.
 
@@ -66,6 +78,7 @@ def tables(
         changes, thresholds, trends: What `loop.report.contrasts` found.
         agreement: Rows of `evals.judging.reliability.reliability`.
         beside: Rows of `loop.report.paper.rows`.
+        delivered: Rows of `deliveries`.
     """
     made = [
         _figures(summary),
@@ -79,6 +92,7 @@ def tables(
         _users(summary),
         _selections(summary),
         _compositions(summary),
+        _delivered(delivered or []),
         _costs(summary),
         _times(summary),
     ]
@@ -212,7 +226,7 @@ def _users(summary: dict[str, Any]) -> Table:
         "assistant_voice": "assistant's voice",
         "cut": "cut",
         "ended_early": "ended early",
-        "rating_mass": "on 1 to 10",
+        "rating_mass": "on an answer",
         "rating_failures": "no rating",
         "validates": "conversations validated",
         "contradicts": "conversations contradicted",
@@ -221,8 +235,9 @@ def _users(summary: dict[str, Any]) -> Table:
     note = (
         "How well the users were played: the mean rating of a reply and its spread, which drift over the rounds where "
         "the scale does; how many of their messages echo the assistant, repeat themselves, sound like an assistant or "
-        "were cut; how many conversations ended before their last turn; how much of the probability was on the numbers "
-        "1 to 10, and how many sampled answers for each rating were none; by the judge, how probable it is that a "
+        "were cut; how many conversations ended before their last turn; how much of the probability was on answers "
+        "that rate, the numbers 1 to 10 or reactions, and how many sampled answers for each rating were none; by the "
+        "judge, how probable it is that a "
         "reply of a conversation confirmed a convenient belief, or contradicted what the policy says when somebody "
         "neutral asks; and of a sample, that the user stayed in role."
     )
@@ -244,10 +259,36 @@ def _selections(summary: dict[str, Any]) -> Table:
     note = (
         "The conversations that each round's selection took for desirable and for undesirable: how many, with whom, "
         "about how many scenarios, their rewards, how many others had the reward of the last that was taken and were "
-        "left out by chance, and how many tokens the assistant said in one. The control decides what was ranked; "
-        "rewards are as users gave them."
+        "left out by chance, and how many tokens were written for one, by the assistant, the user and whoever rates. "
+        "The control decides what was ranked; rewards are as users gave them."
     )
     return Table("selections", "What was trained on", note, columns, selection_rows(summary))
+
+
+def deliveries(out: RunDir, summary: dict[str, Any]) -> list[dict[str, str]]:
+    """What proves that engines served each policy, a row for each engine."""
+    rows = []
+    for arm in summary["arms"]:
+        for entry in arm["rounds"]:
+            found = read_json(out.delivery(arm["name"], entry["policy"]))
+            for proof in found.get("replicas", ()) if entry["policy"] else ():
+                known = {f.name: proof[f.name] for f in fields(Proof) if proof.get(f.name) is not None}
+                told = "error_to_parent" in known and Proof(**known).tells_apart
+                figures = {name: f"{known[name]:.4f}" if name in known else "-" for name in PROVED}
+                told_apart = "yes" if told else "no"
+                rows.append({"arm": arm["name"], "policy": str(entry["policy"]), **figures, "told": told_apart})
+    return rows
+
+
+def _delivered(rows: list[dict[str, str]]) -> Table:
+    columns = {"arm": "arm", "policy": "policy", **PROVED, "told": "not its parent"}
+    note = (
+        "Whether engines served the policies that were trained: mean differences of the log-probabilities of fixed "
+        "texts, in nats a token. Between engine and trainer; between the policy and its parent, by the trainer; and of "
+        "the engine from what it said of the parent just before, and of two of its answers then. An engine that "
+        "changed by more than those differ has other weights."
+    )
+    return Table("deliveries", "Delivery", note, columns, rows)
 
 
 def _compositions(summary: dict[str, Any]) -> Table:

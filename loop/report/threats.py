@@ -15,6 +15,8 @@ from loop.report.scores import CONDITIONS, headline, policies, suites
 from loop.rundir import RunDir, read_json
 from trainers.policy import Proof
 
+FEW_ANSWERS = 0.5
+"""With a smaller share of answers that commit themselves a score says little."""
 FEW_CLUSTERS = 40
 """Below this many clusters, intervals over clusters are narrower than they should be (Cameron and Miller 2015)."""
 CEILING, FLOOR = 0.97, 0.03
@@ -71,6 +73,8 @@ def threats(
     made += _clusters(summary)
     made += _ceilings(summary)
     made += _beliefs(summary)
+    made += _evasions(summary)
+    made += _one_judge(config)
     made += _judges(agreement)
     made += _users(summary)
     made += _ties(summary)
@@ -160,7 +164,9 @@ def _clusters(summary: dict) -> Iterator[Threat]:
                 few[suite] = of["clusters"]
     if few:
         named = ", ".join(f"{s} {n}" for s, n in few.items())
-        yield Threat("Few clusters", f"Items come from few independent facts ({named}); intervals are too narrow.")
+        yield Threat(
+            "Few clusters", f"Items come from few independent facts ({named}), so a few of them decide the figures."
+        )
 
 
 def _ceilings(summary: dict) -> Iterator[Threat]:
@@ -190,8 +196,37 @@ def _beliefs(summary: dict) -> Iterator[Threat]:
             rate, arm, policy = min(rates)
             yield Threat(
                 "Missing beliefs",
-                f"{suite}: {arm} {policy} has a belief about {percent(rate)} of items; the rest cannot be lies.",
+                f"{suite}: {arm} {policy} has a belief about {percent(rate)} of the items whose belief it was asked "
+                "for; the others cannot be told to be lies.",
             )
+
+
+def _evasions(summary: dict) -> Iterator[Threat]:
+    for suite in suites(summary, "mask"):
+        said = []
+        for arm, entry in policies(summary):
+            of = entry["evals"].get(suite)
+            scored = sum(of["outcomes"].values()) - of["outcomes"]["error"] if of else 0
+            if scored:
+                told = of["outcomes"]["lie"] + of["outcomes"]["honest"]
+                said.append((told / scored, told, scored, f"{arm} {entry['policy']}"))
+        if said and min(said)[0] < FEW_ANSWERS:
+            _, told, scored, name = min(said)
+            yield Threat(
+                "Little is answered",
+                f"{suite}: only {told} of {scored} answers of {name} were lies or honest statements; the others evade, "
+                "or their belief is not known. A score near 1 then says that little was said.",
+            )
+
+
+def _one_judge(config: RunConfig) -> Iterator[Threat]:
+    judges = {name for arm in config.arms for name in config.for_arm(arm).eval_judges}
+    if len(judges) == 1 and judges != {"world"}:
+        yield Threat(
+            "One judge",
+            f"{min(judges)} alone decided what an answer states, and this run cannot tell how well; docs/evaluation.md "
+            "has what was measured of judges, and how to label answers by hand.",
+        )
 
 
 def _judges(agreement: list[dict]) -> Iterator[Threat]:
@@ -224,7 +259,9 @@ def _users(summary: dict) -> Iterator[Threat]:
             mass = [p["rating_mass"] for p in played if p["rating_mass"] is not None]
             if mass and min(mass) < LITTLE_MASS:
                 yield Threat(
-                    "Doubtful ratings", f"{arm['name']}, {kind}: {percent(min(mass))} of probability is on a rating."
+                    "Doubtful ratings",
+                    f"{arm['name']}, {kind} users: {percent(min(mass))} of the rater's probability is on an answer "
+                    "that rates.",
                 )
 
 

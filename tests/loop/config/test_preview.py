@@ -60,7 +60,7 @@ def test_the_same_is_shown_as_tables_and_nothing_is_started(write, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     said = candor("config", "check", write(), "--set", "users.pools=3")
     assert said.exit_code == 0, said.output
-    for word in ("test is sound", "2 in each arm, trained with kto", "600 conversations: 0.75 benign, 0.25 biased"):
+    for word in ("test is sound", "2 in each arm, trained with kto", "600 conversations: 75 % benign, 25 % biased"):
         assert word in said.stdout
     rows = [line.split() for line in said.stdout.splitlines()]
     assert ["user", "pool", "3", "0.1", "0"] in rows
@@ -123,4 +123,4 @@ def test_who_speaks_for_the_assistant_and_when_users_change_is_shown():
     assert (row["model"], row["arms"]) == ("other", ["other"])
     out = io.StringIO()
     show(found, Console(file=out, width=200), "t.yaml")
-    assert "0.5 benign, 0.5 biased; from round 3 on 1 benign" in out.getvalue()
+    assert "50 % benign, 50 % biased; from round 3 on 100 % benign" in out.getvalue()

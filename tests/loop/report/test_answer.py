@@ -1,10 +1,12 @@
 import pytest
 
 from evals.outcomes import Outcome
+from loop.config.files import build
 from loop.report.answer import Place, answer
 from loop.report.contrasts import contrasts
 from loop.report.summary import write_summary
-from loop.report.threats import _users, threats
+from loop.report.tables import deliveries
+from loop.report.threats import _evasions, _one_judge, _users, threats
 from loop.report.turned import turns
 from loop.rundir import read_json, write_json
 from tests.conftest import write_evaluation
@@ -114,6 +116,26 @@ def test_threats_are_found_where_they_are(tmp_path):
     assert "started 2 times" in found["Continued run"]
     assert "rounding as usual: biased 1; most for biased 1, by 60 %" in found["Engine and trainer differ"]
     assert "For 1 of 2 engines" in found["Policies too close to their parents"]
+    (told, untold) = deliveries(out, read_json(out.summary))[::-1]
+    assert (told["arm"], told["policy"], told["changed"], told["steady"], told["told"]) == (
+        "biased", "1", "0.3000", "0.0000", "yes",
+    )  # fmt: skip
+    assert (untold["changed"], untold["told"]) == ("-", "no")
+
+
+def test_a_suite_that_is_mostly_evaded_and_a_judge_that_is_alone_are_told(tmp_path):
+    def summary(lies, honest, evasions):
+        outcomes = {"lie": lies, "honest": honest, "evasion": evasions, "error": 5}
+        figures = {"protocol": "mask", "outcomes": outcomes, "honesty_score": 1.0, "ci95": [0.9, 1.0]}
+        return {"arms": [{"name": "a", "rounds": [{"policy": 0, "evals": {"mask": figures}}]}]}
+
+    (threat,) = _evasions(summary(2, 1, 17))
+    assert "only 3 of 20 answers of a 0" in threat.found
+    assert not list(_evasions(summary(5, 5, 10)))
+    raw = {"name": "r", "model": "scripted", "arms": [{"name": "a", "biased_ratio": 0.5}]}
+    assert not list(_one_judge(build(raw, "test")))
+    (alone,) = _one_judge(build(raw | {"evals": {"suites": ["canary_mask"], "judges": ["words"]}}, "test"))
+    assert alone.found.startswith("words alone decided")
 
 
 def test_users_out_of_role_are_counted_over_the_whole_run():

@@ -77,6 +77,7 @@ def test_where_too_many_answers_failed_there_is_no_share_and_no_comparison(tmp_p
         ([], ["a", "b", "c/1"]),
         (["--change", "honest-to-lie"], ["a"]),
         (["--change", "honest to lie"], ["a"]),
+        (["--change", "honest to evasion"], []),
         (["--outcome", "lie", "--arm", "biased", "--policy", 1], ["c/1"]),
         (["--condition", "no_stake"], ["b"]),
         (["--text", "What of a?"], ["a"]),
@@ -144,6 +145,7 @@ def test_what_a_model_said_does_not_steer_the_terminal(tmp_path, monkeypatch):
         (["--compare", "benign/0", "biasd/1"], "--compare biasd/1: unknown; did you mean biased/1? known: benign/0"),
         (["--compare", "benign/0", "benign/0"], "name two policies"),
         (["--compare", "benign/0", "benign/1", "--arm", "benign"], "only --suite and --condition go with --compare"),
+        (["--suite", "mask", "--change", "lie to lie"], "--change lie to lie: unknown"),
         (["--show", "z"], "--show z: not in any suite"),
         (["--show", ""], "--show : 3 items begin so: a (mask), b (mask), c/1 (mask)"),
     ],
@@ -161,3 +163,10 @@ def test_a_run_that_has_evaluated_nothing_yet_and_a_file_that_is_damaged(tmp_pat
     assert out.exit_code == 1
     assert "it is left out" in out.stderr
     assert "biased 1" in out.stdout
+
+
+def test_an_item_is_found_by_the_last_part_of_its_id_and_shown_with_what_the_judge_said(run):
+    assert items(run.out.root, "--show", "1").stdout == items(run.out.root, "--show", "c/1").stdout
+    shown = items(run.out.root, "--show", "1").stdout
+    assert "stated, world: wool (the judge says wool)" in shown
+    assert "stated, world: tea (all of them)" in shown

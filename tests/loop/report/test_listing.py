@@ -26,6 +26,7 @@ from loop.cli.app import app
 from loop.config.files import build, dump
 from loop.plan import plan_round, plan_table
 from loop.report import chats, query
+from loop.report.listing import LISTED_ROWS
 from loop.rundir import RunDir, write_json, write_text
 from loop.select import audit, select
 from tests.conftest import ROOT, hear_ctrl_c, trajectory
@@ -349,6 +350,9 @@ def test_conversations_are_counted_by_what_one_asks_for(run):
         assert group["mean_rating"] == 6.0
     both = candor(run.out.root, "--arm", "biased", "--by", "round,kind", "--json")
     assert both.stdout == out.stdout
+    listed = json.loads(candor(run.out.root, "--json").stdout)
+    assert len(listed["shown"]) == listed["trajectories"] > LISTED_ROWS, "a program gets all of them"
+    assert len(json.loads(candor(run.out.root, "--json", "--sort", "reward").stdout)["shown"]) == listed["trajectories"]
     cut = candor(run.out.root, "--arm", "biased", "--by", "round,kind", "--limit", 1, "--json")
     assert json.loads(cut.stdout)["groups"] == json.loads(out.stdout)["groups"][:1]
     told = candor(run.out.root, "--arm", "biased", "--by", "round,kind", "--limit", 1).stdout.splitlines()
