@@ -10,16 +10,18 @@ from loop.rundir import RunDir, read_json
 from tests.chaos.harness import Life, check_whole, content
 
 BESIDE = """
-assistant: {cpus: 0.2}
-users: {pools: 2, concurrency: 8, engine: {cpus: 0.2}}
+assistant: {cpus: 0.05}
+users: {pools: 2, concurrency: 8, cpus: 0.05, engine: {cpus: 0.05}}
+judge: {cpus: 0.05}
 """
+"""Room for two sets on two cores, without other settings of the trainer and the evaluator, which are recorded."""
 
 
 @pytest.fixture
 def life(untouched, tmp_path):
     """A run of the same config with both arms at once."""
     text = untouched[0].read_text().replace("users: {pools: 2, concurrency: 8}\n", BESIDE)
-    text = text.replace("trainer: {", "trainer: {cpus: 0.1, ").replace("cluster: {", "cluster: {arms_at_once: 2, ")
+    text = text.replace("cluster: {", "cluster: {arms_at_once: 2, ")
     config = tmp_path / "beside.yaml"
     config.write_text(text)
     made = Life(config, tmp_path / "out", random.Random(0))
