@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,16 @@ def content(out: RunDir) -> dict[str, Any]:
             entry.pop("seconds")
             entry.pop("evals_usage", None)  # what was asked twice was paid twice
     return found | {"summary": summary}
+
+
+def until(life: Life, what: Callable[[], Any], seconds: float = 120) -> Any:
+    """Wait until a run that goes on shows something, and return what."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert life.running(), life.said()[-3000:]
+        assert time.monotonic() < deadline, life.said()[-3000:]
+        time.sleep(0.02)
+    return found
 
 
 def kept_rows(out: RunDir) -> dict[str, dict]:

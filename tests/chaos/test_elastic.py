@@ -10,8 +10,7 @@ from actors.buffer import RoundData
 from loop.rundir import RunDir
 from loop.runlog import read_log
 from tests.chaos.conftest import ONE_ARM, run_in_peace
-from tests.chaos.harness import Life, check_whole, content
-from tests.chaos.test_stalls import until
+from tests.chaos.harness import Life, check_whole, content, until
 
 
 @pytest.mark.slow

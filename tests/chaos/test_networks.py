@@ -9,9 +9,8 @@ import pytest
 
 from loop.rundir import RunDir
 from tests.chaos.conftest import ONE_ARM, run_in_peace
-from tests.chaos.harness import Life, check_whole, content
+from tests.chaos.harness import Life, check_whole, content, until
 from tests.chaos.networks import TOKEN, machines, why_not
-from tests.chaos.test_stalls import until
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from loop.rundir import RunDir, read_json
-from tests.chaos.harness import Life, check_whole, content
+from tests.chaos.harness import Life, check_whole, content, until
 
 BESIDE = """
 assistant: {cpus: 0.05}
@@ -32,15 +32,6 @@ def life(untouched, tmp_path):
 
 def heartbeat(life):
     return read_json(RunDir(life.out).heartbeat)
-
-
-def until(life, what, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert life.running(), life.said()[-3000:]
-        assert time.monotonic() < deadline, life.said()[-3000:]
-        time.sleep(0.02)
-    return found
 
 
 def same(life, expected):

@@ -16,8 +16,7 @@ import psutil
 import pytest
 
 from loop.rundir import RunDir
-from tests.chaos.harness import ACTORS, Life
-from tests.chaos.test_stalls import until
+from tests.chaos.harness import ACTORS, Life, until
 
 MINUTES = float(os.environ.get("CANDOR_SOAK_MINUTES", "30"))
 SAMPLE_SECONDS = 5

@@ -20,19 +20,10 @@ import pytest
 
 from loop.rundir import RunDir, read_json
 from loop.runlog import read_log
-from tests.chaos.harness import CANDOR, Life, check_whole, content
+from tests.chaos.harness import CANDOR, Life, check_whole, content, until
 from tests.conftest import ROOT
 
 SHORT = "cluster: {max_restarts: 50, stall_minutes: 0.25}"
-
-
-def until(life: Life, what, seconds: float = 120):
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert life.running(), life.said()[-3000:]
-        assert time.monotonic() < deadline, life.said()[-3000:]
-        time.sleep(0.02)
-    return found
 
 
 @pytest.mark.slow
