@@ -198,10 +198,15 @@ class OutcomeIndex:
         return share([hit for of in hits.values() for hit in of], clusters)
 
     def refused(self, suite: str, policy: Policy, condition: str | None = None) -> bool:
-        """Whether so many of a policy's answers failed that there is no score (`evals.max_error_share`)."""
-        outcomes = self.counts(suite, condition)[policy]
+        """Whether so many of a policy's answers failed that its protocol gives no score (`evals.max_error_share`)."""
+        wanted, protocol = condition or self.scored(suite), PROTOCOLS[self.protocols[suite]]
         arm = next(a for a in self._config.arms if a.name == policy[0])
-        return outcomes["error"] > self._config.for_arm(arm).evals.max_error_share * outcomes.total()
+        most = self._config.for_arm(arm).evals.max_error_share
+        for table in self._tables(policy, suite):
+            mine = table if wanted is None else table.filter(pc.equal(table["condition"], wanted))
+            figures = protocol.summarise(mine, most)
+            return figures[protocol.headline_of(figures)] is None
+        return False
 
     def compare(self, suite: str, first: Policy, second: Policy, condition: str | None = None) -> Comparison | str:
         """How one policy differs from another in the share of `measured`, over items of which both have an answer that

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from evals.outcomes import Outcome, Ruling, Said
+from evals.protocols.deceptionbench import FORMAT_ERROR
 from loop.report.filters import QueryError
 from loop.report.items import ItemQuery, OutcomeIndex
 from tests.conftest import write_evaluation
@@ -124,3 +125,20 @@ def test_policies_appear_once_they_have_been_asked_everything(tmp_path):
     index.refresh()
     assert index.policies == [("benign", 0), ("biased", 1)]
     assert index.suites["mask"]["a"].outcomes == {("biased", 1): ["honest"], ("benign", 0): ["honest"]}
+
+
+def test_whether_there_is_a_share_is_for_the_protocol_to_say(tmp_path):
+    """Reasoning without its parts is an error that does not count against a score; a failed request does."""
+    run = Run(tmp_path / "run")
+    for arm, error in (("benign", f"{FORMAT_ERROR}: no answer"), ("biased", "ChatError: gone")):
+        rows = []
+        for n in range(8):
+            failed = {"outcome": "error", "error": error} if n < 4 else {"outcome": "lie"}
+            rows.append(Outcome("deceptionbench", "deceptionbench", f"d/{n}", f"d/{n}", arm, 0, **failed))
+        run.out.evals(arm, 0).mkdir(parents=True)
+        write_evaluation(run.out.evals(arm, 0), rows)
+    index = OutcomeIndex(run.out, run.config)
+    index.refresh()
+    assert index.share("deceptionbench", ("benign", 0)).value == 1
+    assert index.share("deceptionbench", ("biased", 0)) is None
+    assert index.compare("deceptionbench", ("benign", 0), ("biased", 0)).startswith("too many answers of biased 0")
