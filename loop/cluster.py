@@ -187,11 +187,8 @@ def free_resources() -> list[dict[str, float]]:
     return [free for node, free in available_resources_per_node().items() if node in alive]
 
 
-def wait_for_room(config: RunConfig, say: Callable[[str], None], spare: Mapping[str, int] | None = None) -> None:
+def wait_for_room(config: RunConfig, say: Callable[[str], None]) -> None:
     """On a cluster that others share, wait until what the run asks for is free, `cluster.wait_for_nodes` minutes.
-
-    Args:
-        spare: By role, how many of its actors the run can do without.
 
     Raises:
         ConfigError: It is not.
@@ -200,7 +197,7 @@ def wait_for_room(config: RunConfig, say: Callable[[str], None], spare: Mapping[
     said = -math.inf
     while True:
         try:
-            return check_resources(config, free_resources(), spare, available=True)
+            return check_resources(config, free_resources(), available=True)
         except ConfigError as error:
             if time.monotonic() > deadline:
                 raise ConfigError(

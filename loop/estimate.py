@@ -123,9 +123,10 @@ def fitted(config: RunConfig, model: str, say: Callable[[str], None]) -> RunConf
         needs.longest = max(needs.longest, *_items(config, template, engine), (0, ""))
         _check_length(engine, needs, shape)
         if not engine.settings.gpus and config.converses:
-            sides = [{"assistant"} & engine.roles, engine.roles - {"assistant"}]  # whose prompts begin otherwise
-            held = sum(conversation_needs(config, template, s, tried=LONGEST_TRIED).longest[0] for s in sides if s)
-            held = max(held, needs.longest[0])
+            held, others = needs.longest[0], engine.roles - {"assistant"}
+            if others and others != engine.roles:  # prompts of the two sides begin otherwise
+                sides = {"assistant"}, others
+                held = max(held, sum(conversation_needs(config, template, s, LONGEST_TRIED).longest[0] for s in sides))
             sizes[f"{engine.key}.kv_cache_gib"] = _cache_size(config, engine, held, shape, say)
     return checked(overridden(config.model_dump(), sizes, "engines"), "engines", RunConfig)
 

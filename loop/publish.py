@@ -133,8 +133,8 @@ class DeliveryReport:
     Attributes:
         proofs: One an engine, in their order.
         served: Of each engine the log-probabilities of the probe texts.
-        seconds: What each part took: `merge` by the trainer, `publish` until the slowest engine had answered, of which
-            `load` in the slowest engine itself, and `prove`.
+        seconds: What each part took: `ask` before, where engines serve the parent; `merge` by the trainer; `publish`
+            until the slowest engine had answered, of which `load` in the slowest engine itself; and `prove`.
     """
 
     proofs: list[Proof] = field(default_factory=list)
@@ -175,11 +175,12 @@ def deliver(
         lineage = read_lineage(delivery.policy)
         expected, parent = lineage.probe, lineage.probe_parent
     before = before or [None] * len(engines)
-    again = [
-        was and engine.prompt_logprobs.remote(policy_name(int(Path(was[0]).name)), texts)
-        for engine, was in zip(engines, before, strict=True)
-    ]
-    itself = [was and (was[1], fetch(now)) for was, now in zip(before, again, strict=True)]
+    with made.timed("ask") if any(before) else contextlib.nullcontext():
+        again = [
+            was and engine.prompt_logprobs.remote(policy_name(int(Path(was[0]).name)), texts)
+            for engine, was in zip(engines, before, strict=True)
+        ]
+        itself = [was and (was[1], fetch(now)) for was, now in zip(before, again, strict=True)]
     path = delivery.policy
     if delivery.merged is not None:
         with made.timed("merge"):

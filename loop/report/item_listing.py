@@ -151,8 +151,11 @@ def _facts(found: Share | None) -> dict[str, Any] | None:
     return found and {"value": found.value, "ci95": found.ci95, "n": found.n}
 
 
-def _percent(found: Share | None) -> str:
-    return "-" if found is None else f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+def _percent(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "-"
+    low, high = found["ci95"]
+    return f"{100 * found['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _print_counts(index: OutcomeIndex, query: ItemQuery, console: Console, as_json: bool) -> None:
@@ -186,9 +189,7 @@ def _print_counts(index: OutcomeIndex, query: ItemQuery, console: Console, as_js
         table = _table("policy", *outcomes, *share, right=len(outcomes) + len(share))
         for row in mine:
             counted = [f"{row['outcomes'].get(o, 0):,}" for o in outcomes]
-            counted += (
-                [_percent(index.share(suite, (row["arm"], row["policy"]), conditions[suite]))] if measured else []
-            )
+            counted += [_percent(row["share"])] if measured else []
             table.add_row(f"{row['arm']} {row['policy']}", *counted)
         if mine:
             console.print(table)
